@@ -1,0 +1,717 @@
+"""Every error wfes raises, and `ErrorInfo`, the form in which an exception is recorded.
+
+Invariants:
+- One base class, `WfesError`; beside it `ValueError`, `LookupError` or `TimeoutError` where a Python user expects
+  one. `Suspended` alone is none of these: it is an `asyncio.CancelledError`, so that `except Exception` lets it pass.
+- Fields are kept as attributes, the text is built in `__str__`; a class's docstring is its default message.
+- An exception is recorded as text and names only. It is compared by name, its module is never imported, and the
+  object a handler sees is the same live and on replay, because both are built from the recorded `ErrorInfo`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import traceback as _traceback
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from wfes.core import durations
+
+MESSAGE_BYTES_MAX = 64 * 1024
+TRACEBACK_BYTES_MAX = 8 * 1024
+TRACEBACK_FRAMES_MAX = 40
+CAUSES_MAX = 5
+
+ExceptionClass = type[BaseException]
+
+
+# -- Recorded exceptions ---------------------------------------------------------------------------------------------
+
+
+def qualified_name(kind: type) -> str:
+    """The name under which an exception class is recorded: `module.QualName`, built-ins without their module.
+
+    The errors of wfes itself go by their public name (`wfes.StepError`), wherever their code lies.
+    """
+    module = kind.__module__
+    if module == "builtins":
+        return kind.__qualname__
+    if module == __name__:
+        module = "wfes"
+    return f"{module}.{kind.__qualname__}"
+
+
+def _bounded(text: str, bytes_max: int, *, keep_end: bool = False) -> str:
+    """`text` as valid Unicode of at most about `bytes_max` bytes, its start (or start and end) kept."""
+    data = text.encode("utf-8", "backslashreplace")
+    if len(data) > bytes_max:
+        left_out = f" … [{len(data) - bytes_max} bytes left out] … ".encode()
+        head = bytes_max // 4 if keep_end else bytes_max
+        tail = data[len(data) - (bytes_max - head) :] if keep_end else b""
+        data = data[:head] + left_out + tail
+    return data.decode("utf-8", "ignore")
+
+
+def _message_of(exc: BaseException) -> str:
+    try:
+        text = str(exc)
+        notes = getattr(exc, "__notes__", None)
+        if isinstance(notes, list):
+            text = "\n".join([text, *map(str, notes)])
+    except Exception as problem:
+        return f"<the text of this exception cannot be made: str() raised {type(problem).__name__}>"
+    return text
+
+
+def _traceback_of(exc: BaseException) -> str:
+    try:
+        report = _traceback.TracebackException(
+            type(exc), exc, exc.__traceback__, limit=-TRACEBACK_FRAMES_MAX, compact=True
+        )
+        return "".join(report.format(chain=False))
+    except Exception as problem:
+        return f"<the traceback cannot be made: {type(problem).__name__}>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorInfo:
+    """An exception as it is recorded: names and text, no object.
+
+    Attributes:
+        type: Qualified name of its class (`ValueError`, `shop.CardDeclined`).
+        message: Its text, notes included, at most 64 KiB.
+        traceback: Its formatted traceback without its causes, at most 8 KiB.
+        cause: The exception it was raised from, or in the handling of; at most 5 deep.
+        bases: Qualified names of the class's bases, nearest first, down to but without `BaseException`.
+    """
+
+    type: str
+    message: str = ""
+    traceback: str = ""
+    cause: ErrorInfo | None = None
+    bases: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, exc: BaseException) -> ErrorInfo:
+        """Records `exc`. Never raises, whatever its `__str__` does; a reconstruction gives what it was built from."""
+        chain: list[BaseException] = []
+        recorded: ErrorInfo | None = None
+        current: BaseException | None = exc
+        while current is not None and len(chain) <= CAUSES_MAX:
+            if isinstance(current, RecordedError):
+                recorded = current.info
+                break
+            chain.append(current)
+            following = current.__cause__
+            if following is None and not current.__suppress_context__:
+                following = current.__context__
+            current = following
+        info = recorded
+        for link in reversed(chain):
+            names = [qualified_name(base) for base in type(link).__mro__[1:]]
+            info = cls(
+                type=qualified_name(type(link)),
+                message=_bounded(_message_of(link), MESSAGE_BYTES_MAX),
+                traceback=_bounded(_traceback_of(link), TRACEBACK_BYTES_MAX, keep_end=True),
+                cause=info,
+                bases=tuple(name for name in names if name not in ("BaseException", "object")),
+            )
+        assert info is not None
+        return info._with_causes_max(CAUSES_MAX)
+
+    def _with_causes_max(self, causes_max: int) -> ErrorInfo:
+        links: list[ErrorInfo] = []
+        current: ErrorInfo | None = self
+        while current is not None and len(links) <= causes_max:
+            links.append(current)
+            current = current.cause
+        if current is None:
+            return self
+        cut: ErrorInfo | None = None
+        for link in reversed(links):
+            cut = ErrorInfo(
+                type=link.type, message=link.message, traceback=link.traceback, cause=cut, bases=link.bases
+            )
+        assert cut is not None
+        return cut
+
+    def matches(self, *kinds: ExceptionClass) -> bool:
+        """Whether the recorded exception was of one of these classes or of a subclass, judged by name.
+
+        A program's main module is `__main__` when it is run and goes by its own name when it is imported, so against
+        a `__main__` class only the name inside the module counts.
+        """
+        return any(_is_named(kind, (self.type, *self.bases)) for kind in kinds)
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain JSON dict with short keys; what is empty is left out."""
+        tree: dict[str, Any] = {"t": self.type, "m": self.message}
+        if self.traceback:
+            tree["tb"] = self.traceback
+        if self.bases:
+            tree["b"] = list(self.bases)
+        if self.cause is not None:
+            tree["c"] = self.cause.to_json()
+        return tree
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> ErrorInfo:
+        """The inverse of `to_json`."""
+        cause = tree.get("c")
+        return cls(
+            type=tree["t"],
+            message=tree.get("m", ""),
+            traceback=tree.get("tb", ""),
+            cause=None if cause is None else cls.from_json(cause),
+            bases=tuple(tree.get("b", ())),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.type}: {self.message}" if self.message else self.type
+
+
+def _is_named(kind: ExceptionClass, names: Iterable[str]) -> bool:
+    if kind is BaseException:
+        return True
+    wanted = qualified_name(kind)
+    if wanted.startswith("__main__."):
+        return any(name == kind.__qualname__ or name.endswith("." + kind.__qualname__) for name in names)
+    return any(name == wanted or name == f"__main__.{kind.__qualname__}" for name in names)
+
+
+class RecordedError(Exception):
+    """A reconstruction of a recorded exception: its text, never the original object.
+
+    Attributes:
+        info: What was recorded.
+        traceback: The recorded traceback's text.
+    """
+
+    def __init__(self, info: ErrorInfo) -> None:
+        super().__init__(info)
+        self.info = info
+        self.traceback = info.traceback
+        self.__cause__ = None if info.cause is None else RecordedError(info.cause)
+
+    def __str__(self) -> str:
+        return str(self.info)
+
+
+# -- The base --------------------------------------------------------------------------------------------------------
+
+
+class WfesError(Exception):
+    """wfes cannot do this."""
+
+    def __str__(self) -> str:
+        if self.args:
+            return ", ".join(map(str, self.args))
+        return (type(self).__doc__ or type(self).__name__).partition("\n")[0]
+
+
+def _because(reason: object) -> str:
+    return "" if reason is None or reason == "" else f": {reason}"
+
+
+def _one_of(names: Iterable[str]) -> str:
+    listed = ", ".join(repr(name) for name in names)
+    return listed or "none"
+
+
+# -- Errors of the caller --------------------------------------------------------------------------------------------
+
+
+class InvalidInput(WfesError, ValueError):
+    """The input does not fit the workflow's input type."""
+
+    def __init__(self, workflow: str, detail: str) -> None:
+        super().__init__()
+        self.workflow = workflow
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"input does not fit the input type of workflow {self.workflow!r}; nothing was started: {self.detail}"
+
+
+class InvalidData(WfesError, ValueError):
+    """The data does not fit the declared type.
+
+    Attributes:
+        name: What the data was for: a request's, event's or workflow's name.
+        detail: What is wrong with it, value by value.
+        kind: What `name` names: "request", "event", "output of workflow", "state of workflow".
+    """
+
+    def __init__(self, name: str, detail: str, *, kind: str = "request") -> None:
+        super().__init__()
+        self.name = name
+        self.detail = detail
+        self.kind = kind
+
+    def __str__(self) -> str:
+        return f"data does not fit the type declared for {self.kind} {self.name!r}; nothing was recorded: {self.detail}"
+
+
+class InstanceNotFound(WfesError, LookupError):
+    """There is no instance with this id."""
+
+    def __init__(self, id: str) -> None:
+        super().__init__()
+        self.id = id
+
+    def __str__(self) -> str:
+        return f"there is no instance with the id {self.id!r} in this log"
+
+
+class InstanceExists(WfesError, ValueError):
+    """The id is taken by an instance of another workflow or with another input."""
+
+    def __init__(self, id: str, workflow: str | None = None, reason: str | None = None) -> None:
+        super().__init__()
+        self.id = id
+        self.workflow = workflow
+        self.reason = reason
+
+    def __str__(self) -> str:
+        owner = f" by an instance of workflow {self.workflow!r}" if self.workflow else ""
+        return f"the id {self.id!r} is taken{owner}{_because(self.reason)}; ids are never used again, choose another"
+
+
+class WrongWorkflow(WfesError, LookupError):
+    """The instance belongs to another workflow."""
+
+    def __init__(self, id: str, *, expected: str, actual: str) -> None:
+        super().__init__()
+        self.id = id
+        self.expected = expected
+        self.actual = actual
+
+    def __str__(self) -> str:
+        return (
+            f"instance {self.id!r} belongs to workflow {self.actual!r}, not to {self.expected!r};"
+            " Workflow.get(id) gives any instance"
+        )
+
+
+class UnknownWorkflow(WfesError, LookupError):
+    """This engine does not know the workflow."""
+
+    def __init__(self, name: str, known: Iterable[str] = ()) -> None:
+        super().__init__()
+        self.name = name
+        self.known = tuple(sorted(known))
+
+    def __str__(self) -> str:
+        return (
+            f"this engine has no workflow named {self.name!r}; it knows {_one_of(self.known)};"
+            " pass it in Engine(workflows=[...])"
+        )
+
+
+class DuplicateWorkflow(WfesError, ValueError):
+    """Two workflows of one engine have the same name."""
+
+    def __init__(self, name: str, first: str | None = None, second: str | None = None) -> None:
+        super().__init__()
+        self.name = name
+        self.first = first
+        self.second = second
+
+    def __str__(self) -> str:
+        places = f" ({self.first} and {self.second})" if self.first and self.second else ""
+        return f"two workflows are named {self.name!r}{places}; give one another with @workflow(name=...)"
+
+
+class UnknownRequest(WfesError, LookupError):
+    """The workflow does not declare this request."""
+
+    def __init__(self, request: str, workflow: str | None = None, declared: Iterable[str] = ()) -> None:
+        super().__init__()
+        self.request = request
+        self.workflow = workflow
+        self.declared = tuple(sorted(declared))
+
+    def __str__(self) -> str:
+        owner = f"workflow {self.workflow!r}" if self.workflow else "the workflow"
+        return (
+            f"{owner} declares no request named {self.request!r}, only {_one_of(self.declared)};"
+            f" declare it with @workflow(requests={{{self.request!r}: TYPE}})"
+        )
+
+
+class RequestNotPending(WfesError):
+    """The request is not open: it was answered, it expired, or its instance ended.
+
+    Attributes:
+        request: The request's name or id.
+        instance: The id of the instance that asked, where it is known.
+        reason: What became of it: "answered", "expired", "withdrawn", "never asked", "instance completed", …
+    """
+
+    def __init__(self, request: str, instance: str | None = None, reason: str | None = None) -> None:
+        super().__init__()
+        self.request = request
+        self.instance = instance
+        self.reason = reason
+
+    def __str__(self) -> str:
+        owner = f" of instance {self.instance!r}" if self.instance else ""
+        return (
+            f"request {self.request!r}{owner} is not open{_because(self.reason)}; nothing was recorded;"
+            " engine.requests() lists the open ones"
+        )
+
+
+class InstanceEnded(WfesError):
+    """The instance is over."""
+
+    def __init__(self, id: str, status: str | None = None, action: str | None = None) -> None:
+        super().__init__()
+        self.id = id
+        self.status = status
+        self.action = action
+
+    def __str__(self) -> str:
+        status = f" ({self.status})" if self.status else ""
+        action = f", so {self.action} is not possible" if self.action else ""
+        return f"instance {self.id!r} is over{status}{action}; nothing was recorded"
+
+
+class KeyInUse(WfesError):
+    """Another active instance has this key."""
+
+    def __init__(self, key: str, workflow: str | None = None, id: str | None = None) -> None:
+        super().__init__()
+        self.key = key
+        self.workflow = workflow
+        self.id = id
+
+    def __str__(self) -> str:
+        owner = f" of workflow {self.workflow!r}" if self.workflow else ""
+        other = f" by instance {self.id!r}" if self.id else ""
+        return f"the key {self.key!r}{owner} is in use{other}; that one must end first"
+
+
+class EngineNotOpen(WfesError):
+    """No engine is open: use `async with Engine(...)`, or the methods of an open engine."""
+
+    def __init__(self, reason: str | None = None) -> None:
+        super().__init__()
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason or super().__str__()
+
+
+class OutsideHandler(WfesError):
+    """This call works only inside a running handler."""
+
+    def __init__(self, call: str | None = None, reason: str | None = None) -> None:
+        super().__init__()
+        self.call = call
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.call or 'this call'} works only inside a running handler{_because(self.reason)}"
+
+
+class StateReadOnly(WfesError):
+    """A step's function may read the state, not change it."""
+
+    def __init__(self, field: str, step: str | None = None) -> None:
+        super().__init__()
+        self.field = field
+        self.step = step
+
+    def __str__(self) -> str:
+        place = f"step {self.step!r}" if self.step else "a step's function"
+        return (
+            f"state.{self.field} cannot be changed in {place}: the handler alone changes the state;"
+            " return the value from the step and assign it in the handler"
+        )
+
+
+class UnstorableValue(WfesError, ValueError):
+    """The value cannot be stored exactly.
+
+    Attributes:
+        where: What the value was for, such as "result of step 'charge'".
+        type_name: Qualified name of the offending value's type.
+        hint: What would work.
+    """
+
+    def __init__(self, where: str, type_name: str, hint: str) -> None:
+        super().__init__()
+        self.where = where
+        self.type_name = type_name
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.where} cannot be stored: a value of type {self.type_name} does not come back equal; {self.hint}"
+
+
+class PayloadTooLarge(WfesError, ValueError):
+    """The value is larger than the engine's `max_payload`.
+
+    Attributes:
+        where: What the value was for.
+        size: Its size in bytes.
+        limit: The largest size in bytes.
+    """
+
+    def __init__(self, where: str, size: int, limit: int) -> None:
+        super().__init__()
+        self.where = where
+        self.size = size
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return (
+            f"{self.where} takes {self.size:,} bytes, more than the limit of {self.limit:,} (max_payload);"
+            " store it elsewhere and record a reference to it"
+        )
+
+
+class RedactionUnavailable(WfesError):
+    """Redaction needs Engine(keys=...) from the time the values were written, and an ended instance."""
+
+    def __init__(self, id: str | None = None, reason: str | None = None) -> None:
+        super().__init__()
+        self.id = id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        owner = f"values of instance {self.id!r} cannot be redacted: " if self.id else ""
+        return f"{owner}{self.reason or super().__str__()}"
+
+
+class UnknownEvent(WfesError):
+    """The log holds an event of a type or version this release does not know: use the release that wrote it, or newer.
+
+    Attributes:
+        type: The event's type.
+        version: The version of that type.
+        position: Where in the log it stands, where that is known.
+    """
+
+    def __init__(
+        self,
+        type: str,
+        version: int | None = None,
+        *,
+        instance: str | None = None,
+        position: int | None = None,
+        reason: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.type = type
+        self.version = version
+        self.instance = instance
+        self.position = position
+        self.reason = reason
+
+    def __str__(self) -> str:
+        version = "" if self.version is None else f" version {self.version}"
+        owner = f" of instance {self.instance!r}" if self.instance else ""
+        place = "" if self.position is None else f" at position {self.position}"
+        return (
+            f"this release of wfes does not know the event {self.type!r}{version}{owner}{place}{_because(self.reason)};"
+            " nothing is skipped: use the release that wrote it, or a newer one"
+        )
+
+
+_PASSWORD = re.compile(r"(?<=://)([^/@:]*):.*(?=@)")
+
+
+class LogUnavailable(WfesError):
+    """The log's database cannot be opened or written.
+
+    Attributes:
+        url: The log's URL, a password in it replaced.
+        reason: Why not, and what would help.
+    """
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__()
+        self.url = _PASSWORD.sub(r"\1:***", url)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the log {self.url} is unavailable: {self.reason}"
+
+
+# -- Errors seen in handlers -----------------------------------------------------------------------------------------
+
+
+class StepError(WfesError):
+    """The step failed for good.
+
+    Attributes:
+        step: The step's path.
+        attempts: How many attempts were made.
+        error: What the last attempt raised.
+    """
+
+    def __init__(self, step: str, attempts: int, error: ErrorInfo) -> None:
+        super().__init__()
+        self.step = step
+        self.attempts = attempts
+        self.error = error
+        self.__cause__ = RecordedError(error)
+
+    def matches(self, *kinds: ExceptionClass) -> bool:
+        """Whether the last attempt raised one of these classes or a subclass, judged by name."""
+        return self.error.matches(*kinds)
+
+    def __str__(self) -> str:
+        times = "1 attempt" if self.attempts == 1 else f"{self.attempts} attempts"
+        return f"step {self.step!r} failed after {times}: {self.error}"
+
+
+class StepInterrupted(WfesError):
+    """An attempt of the step was cut off and the step may run at most once.
+
+    Attributes:
+        step: The step's path.
+        attempt: The number of the attempt that was cut off.
+    """
+
+    def __init__(self, step: str, attempt: int = 1) -> None:
+        super().__init__()
+        self.step = step
+        self.attempt = attempt
+
+    def __str__(self) -> str:
+        return (
+            f"attempt {self.attempt} of step {self.step!r} was cut off by a crash or a stop and is not run again"
+            ' (on_interrupt="fail"); whether it took effect is unknown'
+        )
+
+
+class WaitTimeout(WfesError, TimeoutError):
+    """What was waited for did not come in time.
+
+    Attributes:
+        name: The path of the listen, request or wait.
+        timeout: The limit in microseconds, where it is known.
+    """
+
+    def __init__(self, name: str, timeout: int | None = None) -> None:
+        super().__init__()
+        self.name = name
+        self.timeout = timeout
+
+    def __str__(self) -> str:
+        limit = "in time" if self.timeout is None else f"within {durations.text(self.timeout)}"
+        return f"{self.name!r} was not answered {limit}"
+
+
+class ChildWorkflowError(WfesError):
+    """A child workflow did not complete.
+
+    Attributes:
+        status: How it ended: "failed", "cancelled", "aborted" or "timed_out".
+        id: The child's id.
+        error: What failed it, where something did.
+        workflow: The child's workflow, where it is known.
+        reason: Why it was cancelled or aborted, where it was said.
+    """
+
+    def __init__(
+        self,
+        status: str,
+        id: str,
+        error: ErrorInfo | None = None,
+        *,
+        workflow: str | None = None,
+        reason: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.status = status
+        self.id = id
+        self.error = error
+        self.workflow = workflow
+        self.reason = reason
+        if error is not None:
+            self.__cause__ = RecordedError(error)
+
+    def __str__(self) -> str:
+        owner = f" of workflow {self.workflow!r}" if self.workflow else ""
+        why = _because(self.reason if self.error is None else self.error)
+        return f"child instance {self.id!r}{owner} ended as {self.status}{why}"
+
+
+# -- How an instance ended -------------------------------------------------------------------------------------------
+
+
+class _Outcome(WfesError):
+    """The instance did not complete.
+
+    Attributes:
+        id: The instance's id.
+        workflow: Its workflow, where it is known.
+        error: What ended it, where an exception did.
+        reason: Why it ended, where it was said.
+    """
+
+    _ended = "did not complete"
+
+    def __init__(
+        self,
+        id: str,
+        error: ErrorInfo | None = None,
+        *,
+        workflow: str | None = None,
+        reason: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.id = id
+        self.error = error
+        self.workflow = workflow
+        self.reason = reason
+        if error is not None:
+            self.__cause__ = RecordedError(error)
+
+    def __str__(self) -> str:
+        owner = f" of workflow {self.workflow!r}" if self.workflow else ""
+        why = _because(self.error if self.reason is None else self.reason)
+        return f"instance {self.id!r}{owner} {self._ended}{why}"
+
+
+class WorkflowFailed(_Outcome):
+    """The instance failed: its handler raised, or called `step.fail`."""
+
+    _ended = "failed"
+
+
+class WorkflowCancelled(_Outcome):
+    """The instance was cancelled."""
+
+    _ended = "was cancelled"
+
+
+class WorkflowAborted(_Outcome):
+    """The instance was aborted by its own handler, which is not a failure."""
+
+    _ended = "was aborted"
+
+
+class WorkflowTimedOut(_Outcome):
+    """The instance timed out.
+
+    Not a `TimeoutError`: that is what `Instance.result(timeout=...)` raises while the instance is not over.
+    """
+
+    _ended = "timed out"
+
+
+# -- Not an error ----------------------------------------------------------------------------------------------------
+
+
+class Suspended(asyncio.CancelledError):
+    """The handler leaves memory; it is run again from its top when what it waits for is there."""
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.args)) or (type(self).__doc__ or "").partition("\n")[0]
