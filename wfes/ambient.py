@@ -1,0 +1,90 @@
+"""Which engine a call means that names none, such as `checkout.start(order)`.
+
+Owns the process's set of open engines and the current engine of a context. The rule is that of a person reading
+the code: the engine of the surrounding `with` or of the running handler, else the only one open in this process.
+Where that leaves a choice, nothing is guessed: `EngineNotOpen` says what is open and how to name one.
+
+An engine leaves the set when it closes, so that a context copied from it earlier (a task that outlived its
+`async with`) never reaches a closed log. Safe to use from any thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from contextvars import ContextVar, Token
+from typing import TYPE_CHECKING
+
+from wfes.errors import EngineNotOpen
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from wfes.engine import Engine
+
+_current: ContextVar[Engine | None] = ContextVar("wfes_current_engine", default=None)
+_open: list[Engine] = []
+_lock = threading.Lock()
+
+
+def current_engine() -> Engine:
+    """The engine meant here: the context's own, else the only one open in this process.
+
+    Raises:
+        EngineNotOpen: no engine is open, or several are and the context belongs to none of them.
+    """
+    with _lock:
+        engines = tuple(_open)
+    mine = _current.get()
+    if mine is not None and any(engine is mine for engine in engines):
+        return mine
+    if len(engines) == 1:
+        return engines[0]
+    if not engines:
+        raise EngineNotOpen(
+            "no engine is open here: open one with `async with Engine(...):` (or `with Engine(...):` in code "
+            "that is not async)"
+        )
+    names = ", ".join(_label(engine) for engine in engines)
+    raise EngineNotOpen(
+        f"{len(engines)} engines are open and this code runs inside none of them: {names}; "
+        "say which one is meant, for example `engine.start(workflow, ...)`"
+    )
+
+
+def entered(engine: Engine) -> Token[Engine | None]:
+    """Notes that `engine` is open and makes it the current one of this context.
+
+    Returns:
+        What `left` needs to give the context its former engine back.
+    """
+    with _lock:
+        _open.append(engine)
+    return _current.set(engine)
+
+
+def left(engine: Engine, token: Token[Engine | None]) -> None:
+    """Notes that `engine` is closed. May be called from another context or thread than `entered` was."""
+    with _lock:
+        _open[:] = [other for other in _open if other is not engine]
+    try:
+        _current.reset(token)
+    except ValueError:
+        # Another context: there the closed engine stays set, and `current_engine` passes over it.
+        pass
+
+
+@contextmanager
+def using(engine: Engine) -> Iterator[None]:
+    """Makes an open engine the current one for a block, as for a handler it runs in a fresh context."""
+    token = _current.set(engine)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def _label(engine: Engine) -> str:
+    name: object = getattr(engine, "name", None)
+    url: object = getattr(engine, "url", None)
+    return " ".join(str(part) for part in (name, url) if part) or type(engine).__name__
