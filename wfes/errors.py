@@ -1,205 +1,24 @@
-"""Every error wfes raises, and `ErrorInfo`, the form in which an exception is recorded.
+"""Every error wfes raises.
 
 Invariants:
-- One base class, `WfesError`; beside it `ValueError`, `LookupError` or `TimeoutError` where a Python user expects
-  one. `Suspended` alone is none of these: it is an `asyncio.CancelledError`, so that `except Exception` lets it pass.
+- One base class, `WfesError`; beside it `ValueError`, `LookupError` or `TimeoutError` where a Python user
+  expects one. `Suspended` alone is none of these: it is an `asyncio.CancelledError`, so that
+  `except Exception` lets it pass.
 - Fields are kept as attributes, the text is built in `__str__`; a class's docstring is its default message.
-- An exception is recorded as text and names only. It is compared by name, its module is never imported, and the
-  object a handler sees is the same live and on replay, because both are built from the recorded `ErrorInfo`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-import traceback as _traceback
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
 
 from wfes.core import durations
+from wfes.core.error_info import ErrorInfo as ErrorInfo
+from wfes.core.error_info import RecordedError as RecordedError
+from wfes.core.error_info import qualified_name as qualified_name
 
-MESSAGE_BYTES_MAX = 64 * 1024
-TRACEBACK_BYTES_MAX = 8 * 1024
-TRACEBACK_FRAMES_MAX = 40
-CAUSES_MAX = 5
-
-ExceptionClass = type[BaseException]
-
-
-# -- Recorded exceptions ---------------------------------------------------------------------------------------------
-
-
-def qualified_name(kind: type) -> str:
-    """The name under which an exception class is recorded: `module.QualName`, built-ins without their module.
-
-    The errors of wfes itself go by their public name (`wfes.StepError`), wherever their code lies.
-    """
-    module = kind.__module__
-    if module == "builtins":
-        return kind.__qualname__
-    if module == __name__:
-        module = "wfes"
-    return f"{module}.{kind.__qualname__}"
-
-
-def _bounded(text: str, bytes_max: int, *, keep_end: bool = False) -> str:
-    """`text` as valid Unicode of at most about `bytes_max` bytes, its start (or start and end) kept."""
-    data = text.encode("utf-8", "backslashreplace")
-    if len(data) > bytes_max:
-        left_out = f" … [{len(data) - bytes_max} bytes left out] … ".encode()
-        head = bytes_max // 4 if keep_end else bytes_max
-        tail = data[len(data) - (bytes_max - head) :] if keep_end else b""
-        data = data[:head] + left_out + tail
-    return data.decode("utf-8", "ignore")
-
-
-def _message_of(exc: BaseException) -> str:
-    try:
-        text = str(exc)
-        notes = getattr(exc, "__notes__", None)
-        if isinstance(notes, list):
-            text = "\n".join([text, *map(str, notes)])
-    except Exception as problem:
-        return f"<the text of this exception cannot be made: str() raised {type(problem).__name__}>"
-    return text
-
-
-def _traceback_of(exc: BaseException) -> str:
-    try:
-        report = _traceback.TracebackException(
-            type(exc), exc, exc.__traceback__, limit=-TRACEBACK_FRAMES_MAX, compact=True
-        )
-        return "".join(report.format(chain=False))
-    except Exception as problem:
-        return f"<the traceback cannot be made: {type(problem).__name__}>"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ErrorInfo:
-    """An exception as it is recorded: names and text, no object.
-
-    Attributes:
-        type: Qualified name of its class (`ValueError`, `shop.CardDeclined`).
-        message: Its text, notes included, at most 64 KiB.
-        traceback: Its formatted traceback without its causes, at most 8 KiB.
-        cause: The exception it was raised from, or in the handling of; at most 5 deep.
-        bases: Qualified names of the class's bases, nearest first, down to but without `BaseException`.
-    """
-
-    type: str
-    message: str = ""
-    traceback: str = ""
-    cause: ErrorInfo | None = None
-    bases: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, exc: BaseException) -> ErrorInfo:
-        """Records `exc`. Never raises, whatever its `__str__` does; a reconstruction gives what it was built from."""
-        chain: list[BaseException] = []
-        recorded: ErrorInfo | None = None
-        current: BaseException | None = exc
-        while current is not None and len(chain) <= CAUSES_MAX:
-            if isinstance(current, RecordedError):
-                recorded = current.info
-                break
-            chain.append(current)
-            following = current.__cause__
-            if following is None and not current.__suppress_context__:
-                following = current.__context__
-            current = following
-        info = recorded
-        for link in reversed(chain):
-            names = [qualified_name(base) for base in type(link).__mro__[1:]]
-            info = cls(
-                type=qualified_name(type(link)),
-                message=_bounded(_message_of(link), MESSAGE_BYTES_MAX),
-                traceback=_bounded(_traceback_of(link), TRACEBACK_BYTES_MAX, keep_end=True),
-                cause=info,
-                bases=tuple(name for name in names if name not in ("BaseException", "object")),
-            )
-        assert info is not None
-        return info._with_causes_max(CAUSES_MAX)
-
-    def _with_causes_max(self, causes_max: int) -> ErrorInfo:
-        links: list[ErrorInfo] = []
-        current: ErrorInfo | None = self
-        while current is not None and len(links) <= causes_max:
-            links.append(current)
-            current = current.cause
-        if current is None:
-            return self
-        cut: ErrorInfo | None = None
-        for link in reversed(links):
-            cut = ErrorInfo(
-                type=link.type, message=link.message, traceback=link.traceback, cause=cut, bases=link.bases
-            )
-        assert cut is not None
-        return cut
-
-    def matches(self, *kinds: ExceptionClass) -> bool:
-        """Whether the recorded exception was of one of these classes or of a subclass, judged by name.
-
-        A program's main module is `__main__` when it is run and goes by its own name when it is imported, so against
-        a `__main__` class only the name inside the module counts.
-        """
-        return any(_is_named(kind, (self.type, *self.bases)) for kind in kinds)
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain JSON dict with short keys; what is empty is left out."""
-        tree: dict[str, Any] = {"t": self.type, "m": self.message}
-        if self.traceback:
-            tree["tb"] = self.traceback
-        if self.bases:
-            tree["b"] = list(self.bases)
-        if self.cause is not None:
-            tree["c"] = self.cause.to_json()
-        return tree
-
-    @classmethod
-    def from_json(cls, tree: Mapping[str, Any]) -> ErrorInfo:
-        """The inverse of `to_json`."""
-        cause = tree.get("c")
-        return cls(
-            type=tree["t"],
-            message=tree.get("m", ""),
-            traceback=tree.get("tb", ""),
-            cause=None if cause is None else cls.from_json(cause),
-            bases=tuple(tree.get("b", ())),
-        )
-
-    def __str__(self) -> str:
-        return f"{self.type}: {self.message}" if self.message else self.type
-
-
-def _is_named(kind: ExceptionClass, names: Iterable[str]) -> bool:
-    if kind is BaseException:
-        return True
-    wanted = qualified_name(kind)
-    if wanted.startswith("__main__."):
-        return any(name == kind.__qualname__ or name.endswith("." + kind.__qualname__) for name in names)
-    return any(name == wanted or name == f"__main__.{kind.__qualname__}" for name in names)
-
-
-class RecordedError(Exception):
-    """A reconstruction of a recorded exception: its text, never the original object.
-
-    Attributes:
-        info: What was recorded.
-        traceback: The recorded traceback's text.
-    """
-
-    def __init__(self, info: ErrorInfo) -> None:
-        super().__init__(info)
-        self.info = info
-        self.traceback = info.traceback
-        self.__cause__ = None if info.cause is None else RecordedError(info.cause)
-
-    def __str__(self) -> str:
-        return str(self.info)
-
-
-# -- The base --------------------------------------------------------------------------------------------------------
+# -- The base --------------------------------------------------------------------------------------
 
 
 class WfesError(Exception):
@@ -220,7 +39,7 @@ def _one_of(names: Iterable[str]) -> str:
     return listed or "none"
 
 
-# -- Errors of the caller --------------------------------------------------------------------------------------------
+# -- Errors of the caller --------------------------------------------------------------------------
 
 
 class InvalidInput(WfesError, ValueError):
@@ -232,7 +51,10 @@ class InvalidInput(WfesError, ValueError):
         self.detail = detail
 
     def __str__(self) -> str:
-        return f"input does not fit the input type of workflow {self.workflow!r}; nothing was started: {self.detail}"
+        return (
+            f"input does not fit the input type of workflow {self.workflow!r}; nothing was started:"
+            f" {self.detail}"
+        )
 
 
 class InvalidData(WfesError, ValueError):
@@ -251,7 +73,10 @@ class InvalidData(WfesError, ValueError):
         self.kind = kind
 
     def __str__(self) -> str:
-        return f"data does not fit the type declared for {self.kind} {self.name!r}; nothing was recorded: {self.detail}"
+        return (
+            f"data does not fit the type declared for {self.kind} {self.name!r}; nothing was recorded:"
+            f" {self.detail}"
+        )
 
 
 class InstanceNotFound(WfesError, LookupError):
@@ -276,7 +101,10 @@ class InstanceExists(WfesError, ValueError):
 
     def __str__(self) -> str:
         owner = f" by an instance of workflow {self.workflow!r}" if self.workflow else ""
-        return f"the id {self.id!r} is taken{owner}{_because(self.reason)}; ids are never used again, choose another"
+        return (
+            f"the id {self.id!r} is taken{owner}{_because(self.reason)};"
+            " ids are never used again, choose another"
+        )
 
 
 class WrongWorkflow(WfesError, LookupError):
@@ -449,7 +277,7 @@ class UnstorableValue(WfesError, ValueError):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.where} cannot be stored: a value of type {self.type_name} does not come back equal; {self.hint}"
+        return f"{self.where} cannot be stored: {self.type_name} does not come back equal; {self.hint}"
 
 
 class PayloadTooLarge(WfesError, ValueError):
@@ -488,7 +316,7 @@ class RedactionUnavailable(WfesError):
 
 
 class UnknownEvent(WfesError):
-    """The log holds an event of a type or version this release does not know: use the release that wrote it, or newer.
+    """The log holds an event this release does not know: use the release that wrote it, or a newer one.
 
     Attributes:
         type: The event's type.
@@ -499,11 +327,11 @@ class UnknownEvent(WfesError):
     def __init__(
         self,
         type: str,
-        version: int | None = None,
+        reason: str | None = None,
         *,
+        version: int | None = None,
         instance: str | None = None,
         position: int | None = None,
-        reason: str | None = None,
     ) -> None:
         super().__init__()
         self.type = type
@@ -517,8 +345,8 @@ class UnknownEvent(WfesError):
         owner = f" of instance {self.instance!r}" if self.instance else ""
         place = "" if self.position is None else f" at position {self.position}"
         return (
-            f"this release of wfes does not know the event {self.type!r}{version}{owner}{place}{_because(self.reason)};"
-            " nothing is skipped: use the release that wrote it, or a newer one"
+            f"this release of wfes does not know the event {self.type!r}{version}{owner}{place}"
+            f"{_because(self.reason)}; nothing is skipped: use the release that wrote it, or a newer one"
         )
 
 
@@ -542,7 +370,7 @@ class LogUnavailable(WfesError):
         return f"the log {self.url} is unavailable: {self.reason}"
 
 
-# -- Errors seen in handlers -----------------------------------------------------------------------------------------
+# -- Errors seen in handlers -----------------------------------------------------------------------
 
 
 class StepError(WfesError):
@@ -561,7 +389,7 @@ class StepError(WfesError):
         self.error = error
         self.__cause__ = RecordedError(error)
 
-    def matches(self, *kinds: ExceptionClass) -> bool:
+    def matches(self, *kinds: type[BaseException]) -> bool:
         """Whether the last attempt raised one of these classes or a subclass, judged by name."""
         return self.error.matches(*kinds)
 
@@ -585,8 +413,8 @@ class StepInterrupted(WfesError):
 
     def __str__(self) -> str:
         return (
-            f"attempt {self.attempt} of step {self.step!r} was cut off by a crash or a stop and is not run again"
-            ' (on_interrupt="fail"); whether it took effect is unknown'
+            f"attempt {self.attempt} of step {self.step!r} was cut off by a crash or a stop"
+            ' and is not run again (on_interrupt="fail"); whether it took effect is unknown'
         )
 
 
@@ -643,7 +471,7 @@ class ChildWorkflowError(WfesError):
         return f"child instance {self.id!r}{owner} ended as {self.status}{why}"
 
 
-# -- How an instance ended -------------------------------------------------------------------------------------------
+# -- How an instance ended -------------------------------------------------------------------------
 
 
 class _Outcome(WfesError):
@@ -707,7 +535,7 @@ class WorkflowTimedOut(_Outcome):
     _ended = "timed out"
 
 
-# -- Not an error ----------------------------------------------------------------------------------------------------
+# -- Not an error ----------------------------------------------------------------------------------
 
 
 class Suspended(asyncio.CancelledError):

@@ -1,7 +1,7 @@
 """Durations: what users write, as the whole microseconds the engine counts in.
 
-Invariants: a duration is never negative and at most 1,000 years, so that a moment plus a duration always fits the
-database's 64-bit integers and Python's `datetime`; `micros(text(n)) == n` for every such number.
+Invariants: a duration is never negative and at most 1,000 years, so that a moment plus a duration always fits
+the database's 64-bit integers and Python's `datetime`; `micros(text(n)) == n` for every such number.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def micros(value: Duration, what: str = "duration") -> int:
     """The duration as whole microseconds, rounded to the nearest.
 
     Args:
-        value: A `timedelta`, a number of seconds, or text: numbers with the units `w d h m s ms us`, larger units first.
+        value: A `timedelta`, a number of seconds, or text: numbers with the units
+            `w d h m s ms us`, larger units first.
         what: The option's name, for the error.
 
     Raises:
@@ -52,10 +53,8 @@ def micros(value: Duration, what: str = "duration") -> int:
         result = round(Fraction(value) * SECOND)
         if value < 0:
             result = min(result, -1)
-    elif isinstance(value, str):
-        result = _read(value, what)
     else:
-        raise ValueError(f"{what} is {value!r}; it must be {_ACCEPTED}")
+        result = _read(value, what)
     if result < 0:
         raise ValueError(f"{what} is {value!r}; it must not be negative")
     if result > DURATION_MAX:
@@ -63,7 +62,9 @@ def micros(value: Duration, what: str = "duration") -> int:
     return result
 
 
-def _read(written: str, what: str) -> int:
+def _read(written: object, what: str) -> int:
+    if not isinstance(written, str):
+        raise ValueError(f"{what} is {written!r}; it must be {_ACCEPTED}")
     if written.lstrip().startswith("-") and _TEXT.fullmatch(written.lstrip()[1:]) and len(written) > 1:
         raise ValueError(f"{what} is {written!r}; it must not be negative")
     match = _TEXT.fullmatch(written) if len(written) <= _TEXT_CHARS_MAX else None

@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from wfes.core import durations
 from wfes.core.durations import Duration
-from wfes.errors import ErrorInfo
+from wfes.core.error_info import ErrorInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def _check_factor(value: Any) -> None:
 
 
 def _exception_classes(value: Any) -> tuple[type[BaseException], ...]:
-    kinds: tuple[Any, ...] = tuple(value) if isinstance(value, Iterable) else (value,)
+    kinds: tuple[Any, ...] = (value,) if isinstance(value, type) else tuple(cast("Iterable[Any]", value))
     for kind in kinds:
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
             raise TypeError(
