@@ -1,0 +1,225 @@
+"""What an instance's events amount to: its state, its status, its open waits.
+
+Owns the shape of that state and what can be read off it; ``core.evolve`` alone changes it. The state kept by default
+is *slim*: it knows what is open, not every step that ever ended, so its size follows what the instance is doing and
+not the length of its history. A *detailed* state keeps the steps that have ended as well, in ``done``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+Json = Any
+
+
+class Status(StrEnum):
+    """Where an instance is in its life.
+
+    ``listening`` means that a wait is open and no step is started or in backoff.
+    """
+
+    PENDING = "pending"
+    IN_PROGRESS = "in_progress"
+    LISTENING = "listening"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    ABORTED = "aborted"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+
+
+TERMINAL: frozenset[Status] = frozenset(
+    {Status.COMPLETED, Status.FAILED, Status.ABORTED, Status.CANCELLED, Status.TIMED_OUT}
+)
+ACTIVE: frozenset[Status] = frozenset(Status) - TERMINAL
+
+TRANSITIONS: dict[Status, frozenset[Status]] = {
+    Status.PENDING: frozenset({Status.IN_PROGRESS, Status.LISTENING, Status.PAUSED, *TERMINAL}),
+    Status.IN_PROGRESS: frozenset({Status.LISTENING, Status.PAUSED, *TERMINAL}),
+    Status.LISTENING: frozenset({Status.IN_PROGRESS, Status.PAUSED, *TERMINAL}),
+    Status.PAUSED: frozenset({Status.PENDING, Status.IN_PROGRESS, Status.LISTENING, *TERMINAL}),
+    Status.COMPLETED: frozenset(),
+    Status.FAILED: frozenset({Status.PENDING}),
+    Status.ABORTED: frozenset(),
+    Status.CANCELLED: frozenset(),
+    Status.TIMED_OUT: frozenset({Status.PENDING}),
+}
+"""From each status, the statuses one event can lead to (besides staying). Only ``retry`` leads out of an end."""
+
+
+@dataclass(slots=True)
+class OpenWait:
+    """A wait that is open.
+
+    Attributes:
+        kind: ``sleep``, ``listen``, ``request``, ``child`` or ``workflow``.
+        name: what it waits for: the step's path for a sleep, the event's, request's or workflow's name, an id.
+        since: when it was opened, in microseconds.
+        until: when it ends by itself, in microseconds, or None.
+        version: the version that opened it.
+        target: the instance waited for (child, workflow), or the request's id.
+        message, schema: a request's.
+        ready: the version of the answer or of the target's end that waits to be taken, or 0.
+    """
+
+    kind: str
+    name: str
+    since: int
+    until: int | None
+    version: int
+    target: str | None = None
+    message: str | None = None
+    schema: Json = None
+    ready: int = 0
+
+
+@dataclass(slots=True)
+class StepState:
+    """A step as its events tell it: ``status`` is ``started``, ``backoff``, ``suspended``, ``completed``, ``failed``
+    or ``cancelled``; times in microseconds; ``result`` and ``error`` as JSON trees; ``cut_offs`` in a row."""
+
+    status: str
+    attempts: int
+    started_at: int
+    ended_at: int | None = None
+    result: Json = None
+    error: Json = None
+    retry_at: int | None = None
+    cut_offs: int = 0
+
+
+@dataclass(slots=True)
+class Progress:
+    """A progress checkpoint, ``at`` in microseconds."""
+
+    message: str
+    percent: float | None
+    data: Json
+    at: int
+
+
+@dataclass(slots=True)
+class InstanceState:
+    """Everything an instance's events say, after the event ``version``. Times in microseconds."""
+
+    id: str
+    version: int = 0
+    at: int = 0
+    workflow: str = ""
+    input: Json = None
+    key: str | None = None
+    generation: int = 0
+    parent: str | None = None
+    parent_path: str | None = None
+    conversation: str | None = None
+    trigger: Json = None
+    tags: tuple[str, ...] = ()
+    seed: str = ""
+    created_at: int = 0
+    not_before: int = 0
+    status: Status = Status.PENDING
+    status_since: int = 0
+    # ownership
+    worker: str | None = None
+    epoch: int = 0
+    code: Json = None
+    ran: bool = False
+    outside: int = 0
+    """Version of the newest event that came from outside."""
+    waiting: bool = False
+    """Released, and only a due time or something from outside makes it go on."""
+    # ends
+    ended: Status | None = None
+    output: Json = None
+    error: Json = None
+    reason: str | None = None
+    failed_path: str | None = None
+    end_version: int = 0
+    retries: int = 0
+    # interruptions
+    deadline: int | None = None
+    cancel: int = 0
+    """Version of a cancellation request not yet delivered, or 0."""
+    cancel_reason: str | None = None
+    interrupted: str | None = None
+    """``cancel`` or ``timeout`` once that was delivered to the handler."""
+    interrupted_version: int = 0
+    paused: bool = False
+    pause_reason: str | None = None
+    held: str | None = None
+    # what is open
+    steps: dict[str, StepState] = field(default_factory=dict)
+    """The steps that have not ended, by path."""
+    done: dict[str, StepState] | None = None
+    """The steps that have, by path; None in a slim state."""
+    waits: dict[str, OpenWait] = field(default_factory=dict)
+    inbox: dict[int, str] = field(default_factory=dict)
+    """Events received and not consumed: version to name."""
+    seen: set[str] = field(default_factory=set)
+    """Ids of the events received."""
+    timers: dict[tuple[int, int], int] = field(default_factory=dict)
+    last_failures: dict[str, int] = field(default_factory=dict)
+    """Version at which a path's failure was given to the handler."""
+    fields: dict[str, Json] = field(default_factory=dict)
+    """The handler's recorded state."""
+    progress: Progress | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the instance has ended."""
+        return self.ended is not None
+
+    def runnable_at(self) -> int | None:
+        """From when on a worker may claim it, in microseconds (0: now); None where only an event can change that."""
+        if self.ended is not None or self.worker is not None:
+            return None
+        if self.cancel:
+            return 0
+        if self.paused:
+            return self.deadline
+        if not self.ran:
+            due = self.not_before
+            return due if self.deadline is None else min(due, self.deadline)
+        if not self.waiting or self.takes_something():
+            return 0
+        return self.due_at()
+
+    def takes_something(self) -> bool:
+        """Whether something from outside stands in the history that an open wait is about to take."""
+        waits = self.waits.values()
+        if any(wait.ready for wait in waits):
+            return True
+        if not self.inbox:
+            return False
+        names = set(self.inbox.values())
+        return any(wait.kind == "listen" and wait.name in names for wait in waits)
+
+    def due_at(self) -> int | None:
+        """The earliest moment at which something is due by itself, in microseconds."""
+        dues = [wait.until for wait in self.waits.values() if wait.until is not None]
+        dues.extend(step.retry_at for step in self.steps.values() if step.retry_at is not None)
+        dues.extend(self.timers.values())
+        if self.deadline is not None and self.interrupted is None:
+            dues.append(self.deadline)
+        return min(dues, default=None)
+
+    def current_status(self) -> Status:
+        """The status that the rest of the state amounts to."""
+        if self.ended is not None:
+            return self.ended
+        if self.paused:
+            return Status.PAUSED
+        if not self.ran:
+            return Status.PENDING
+        if self.waits or self.timers:
+            for step in self.steps.values():
+                if step.status in _BUSY:
+                    return Status.IN_PROGRESS
+            return Status.LISTENING
+        return Status.IN_PROGRESS
+
+
+_BUSY = frozenset({"started", "backoff"})

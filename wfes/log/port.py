@@ -1,0 +1,187 @@
+"""The Log port: what an adapter for a database must do, and how the writer is used.
+
+The docstrings here are the semantics; ``tests/conformance`` checks them against every adapter. An adapter holds no
+policy: it knows bytes, places and rows, not what an event means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from eventsourcing.persistence import Notification, StoredEvent
+
+from wfes.core.events import Event, Recorded
+from wfes.core.state import InstanceState
+
+Row = tuple[Any, ...]
+
+
+class WriteTransaction(Protocol):
+    """An open, exclusive write transaction: nobody else can append until it ends. Used by one thread."""
+
+    head: int
+    """The newest position in the log when the transaction began (0: the log is empty)."""
+
+    def news(self, after: int) -> Sequence[Notification]:
+        """Every event with a position above ``after``, in order: what others committed since."""
+        ...
+
+    def history(self, stream: str, after: int = 0) -> Sequence[Notification]:
+        """The stored events of a stream with a version above ``after``, in order."""
+        ...
+
+    def last(self, stream: str) -> Notification | None:
+        """The newest stored event of a stream."""
+        ...
+
+    def insert(self, events: Sequence[StoredEvent]) -> Sequence[int]:
+        """Appends the events and returns their positions: consecutive, from ``head + 1`` on.
+
+        Raises:
+            IntegrityError: a (stream, version) is taken.
+        """
+        ...
+
+    def query(self, sql: str, params: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
+        """Runs one statement on the rows beside the log, in this transaction."""
+        ...
+
+    def executemany(self, sql: str, params: Sequence[Sequence[object]]) -> None:
+        """Runs one statement for many rows, in this transaction."""
+        ...
+
+    def put_blob(self, sha256: str, content: bytes) -> None:
+        """Stores a large value by its content, if it is not there yet."""
+        ...
+
+    def commit(self) -> None:
+        """Makes everything durable. When it returns, it survives power loss at default settings."""
+        ...
+
+    def rollback(self) -> None:
+        """Undoes everything. Safe to call after a failed commit."""
+        ...
+
+
+@runtime_checkable
+class Log(Protocol):
+    """One append-only log and the rows beside it.
+
+    Writing is for one thread at a time (the writer's); reading is for any thread.
+    """
+
+    url: str
+
+    def open(self, statements: Sequence[str]) -> None:
+        """Opens the database, creates or upgrades its schema and runs the projections' ``CREATE … IF NOT EXISTS``.
+
+        Raises:
+            LogUnavailable: it cannot be opened: not a database, of a newer schema, read-only, missing rights, …
+        """
+        ...
+
+    def close(self) -> None:
+        """Closes every connection. Safe to call twice."""
+        ...
+
+    def begin(self) -> WriteTransaction:
+        """Takes the write lock. ``LogUnavailable`` (with ``retryable`` True where waiting helps) if it cannot."""
+        ...
+
+    def changed(self) -> bool:
+        """Whether anybody else committed since the last call or ``begin``; cheap. From the writer's thread only."""
+        ...
+
+    def select_events(
+        self,
+        originator_id: str,
+        *,
+        gt: int | None = None,
+        lte: int | None = None,
+        desc: bool = False,
+        limit: int | None = None,
+    ) -> Sequence[Notification]:
+        """Reads a stream, as the eventsourcing library's recorders do, with positions."""
+        ...
+
+    def select_notifications(
+        self,
+        start: int | None,
+        limit: int,
+        stop: int | None = None,
+        topics: Sequence[str] = (),
+        *,
+        inclusive_of_start: bool = True,
+    ) -> Sequence[Notification]:
+        """Reads the whole log in order, as the eventsourcing library's recorders do."""
+        ...
+
+    def max_notification_id(self) -> int:
+        """The newest position, 0 in an empty log."""
+        ...
+
+    def read(self, sql: str, params: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
+        """Runs one query on the rows beside the log, seeing the last commit."""
+        ...
+
+    def read_at(self, sql: str, params: Sequence[object] = ()) -> tuple[list[Row], int]:
+        """As ``read``, with the newest position of the very same snapshot."""
+        ...
+
+    def get_blob(self, sha256: str) -> bytes | None:
+        """A large value by its content's hash."""
+        ...
+
+
+class Tx(Protocol):
+    """What a member sees inside the writer's transaction: exact states, and appends that all commit or none."""
+
+    now: int
+    """The writer's clock, in microseconds since the Unix epoch."""
+
+    def state(self, stream: str) -> InstanceState | None:
+        """The slim state of an instance as of now, this transaction's own appends included; None if there is none.
+
+        Read-only for the caller.
+        """
+        ...
+
+    def version(self, stream: str) -> int:
+        """The version of a stream's newest event, 0 if there is none; for the engine's own ``$`` streams."""
+        ...
+
+    def append(self, stream: str, events: Sequence[Event]) -> int:
+        """Appends the events behind the stream's newest; returns the version of the last one.
+
+        Reactions to these events (waking waiters, …) are appended with them.
+        """
+        ...
+
+    def history(self, stream: str, after: int = 0) -> list[Recorded]:
+        """A stream's events with a version above ``after``, this transaction's own appends included."""
+        ...
+
+    def query(self, sql: str, params: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
+        """Reads rows of inline projections, which reflect this transaction's own appends."""
+        ...
+
+    def put_blob(self, sha256: str, content: bytes) -> None:
+        """Stores a large value with this commit."""
+        ...
+
+
+class Member(Protocol):
+    """One atomic piece of work in the writer's queue.
+
+    ``run`` is called in the writer's thread, inside the transaction, possibly again if the transaction had to be
+    repeated; it must read and decide before it appends. What it returns goes to ``done`` after the commit; a
+    ``WfesError`` it raises before appending refuses it alone and goes to ``failed``. Both are called on the event
+    loop's thread.
+    """
+
+    def run(self, tx: Tx) -> Any: ...
+
+    def done(self, result: Any) -> None: ...
+
+    def failed(self, error: Exception) -> None: ...

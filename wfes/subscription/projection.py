@@ -1,0 +1,37 @@
+"""The projection protocol.
+
+A *state projection* says, as a pure function of an instance's state, which rows that instance has in its tables. It
+is run inline: the writer compares the rows before and after each commit's events and writes the difference in that
+same transaction, so an ordinary step touches no row, and a rebuild is that function over every fold of the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from wfes.core.state import InstanceState
+
+Row = tuple[Any, ...]
+
+
+class StateProjection(Protocol):
+    """One table whose rows are a function of instances' states.
+
+    Attributes:
+        name: the projection's and its table's name.
+        version: raised whenever ``rows`` or the table changes; another version is rebuilt.
+        create: the ``CREATE TABLE/INDEX IF NOT EXISTS`` statements, one each.
+        upsert: statement that writes one row; its parameters are the row.
+        delete: statement that removes one row; its parameters are the row's key.
+    """
+
+    name: str
+    version: int
+    create: Sequence[str]
+    upsert: str
+    delete: str
+
+    def rows(self, state: InstanceState) -> Mapping[Row, Row]:
+        """The instance's rows by key: key -> whole row. Pure and quick."""
+        ...
