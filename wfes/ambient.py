@@ -11,14 +11,14 @@ An engine leaves the set when it closes, so that a context copied from it earlie
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING
 
 from wfes.errors import EngineNotOpen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from wfes.engine import Engine
 
@@ -67,15 +67,13 @@ def left(engine: Engine, token: Token[Engine | None]) -> None:
     """Notes that `engine` is closed. May be called from another context or thread than `entered` was."""
     with _lock:
         _open[:] = [other for other in _open if other is not engine]
-    try:
+    # In another context it stays set; `current_engine` passes over a closed engine.
+    with suppress(ValueError):
         _current.reset(token)
-    except ValueError:
-        # Another context: there the closed engine stays set, and `current_engine` passes over it.
-        pass
 
 
 @contextmanager
-def using(engine: Engine) -> Iterator[None]:
+def using(engine: Engine) -> Generator[None]:
     """Makes an open engine the current one for a block, as for a handler it runs in a fresh context."""
     token = _current.set(engine)
     try:
