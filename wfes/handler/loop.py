@@ -52,7 +52,8 @@ _ENSURE_FUTURE = {
     for name in ("ensure_future", "_ensure_future")
     if (function := getattr(asyncio.tasks, name, None)) is not None
 }
-_WRAP_AWAITABLE = asyncio.tasks._wrap_awaitable.__code__  # type: ignore[attr-defined]
+_AS_COMPLETED = ("as_completed", "_AsCompletedIterator.")
+"""How the qualified names of `asyncio.as_completed`'s code begin, in every release."""
 
 
 class Drained(enum.Enum):
@@ -546,26 +547,19 @@ def _cancel(waiter: asyncio.Future[Any]) -> None:
 
 def _refuse_unordered(coro: Any) -> None:
     """Refuse a coroutine that `asyncio.as_completed` took out of a set of coroutines."""
-    frame = sys._getframe(2).f_back
-    for _ in range(3):
-        if frame is None or frame.f_globals.get("__name__") != "asyncio.tasks":
-            return
-        if (
-            "as_completed" in frame.f_code.co_name
-            or type(frame.f_locals.get("self")).__name__ == "_AsCompletedIterator"
-        ):
+    ensuring = sys._getframe(2)
+    frame = ensuring.f_back
+    while frame is not None and frame.f_globals is ensuring.f_globals:
+        if frame.f_code.co_qualname.startswith(_AS_COMPLETED):
             break
         frame = frame.f_back
     else:
         return
     subject = coro
-    if getattr(coro, "gi_code", getattr(coro, "cr_code", None)) is _WRAP_AWAITABLE:
-        state = getattr(coro, "gi_frame", None) or coro.cr_frame
+    state = getattr(coro, "gi_frame", None) or getattr(coro, "cr_frame", None)
+    if state is not None and state.f_code.co_name == "_wrap_awaitable":
         subject = state.f_locals["awaitable"]
-        if (
-            isinstance(getattr(subject, "number", None), int)
-            and type(subject).__hash__ is not object.__hash__
-        ):
+        if isinstance(getattr(subject, "number", None), int) and type(subject).__hash__ is not object.__hash__:
             return
     name = getattr(subject, "__qualname__", repr(subject))
     coro.close()
