@@ -6,9 +6,8 @@ Pure: the random number that spreads the delays is passed in, so a decision can 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 from wfes.core import durations
 from wfes.core.durations import Duration
@@ -102,7 +101,10 @@ def _check_factor(value: Any) -> None:
 
 
 def _exception_classes(value: Any) -> tuple[type[BaseException], ...]:
-    kinds: tuple[Any, ...] = (value,) if isinstance(value, type) else tuple(cast("Iterable[Any]", value))
+    try:
+        kinds: tuple[Any, ...] = (value,) if isinstance(value, type) else tuple(value)
+    except TypeError:
+        kinds = (value,)
     for kind in kinds:
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
             raise TypeError(
