@@ -64,8 +64,13 @@ def entered(engine: Engine) -> Token[Engine | None]:
 
 
 def left(engine: Engine, token: Token[Engine | None]) -> None:
-    """Notes that `engine` is closed. May be called from another context or thread than `entered` was."""
+    """Notes that `engine` is closed; does nothing if it is noted already.
+
+    May be called from another context or thread than `entered` was.
+    """
     with _lock:
+        if not any(other is engine for other in _open):
+            return
         _open[:] = [other for other in _open if other is not engine]
     # In another context it stays set; `current_engine` passes over a closed engine.
     with suppress(ValueError):

@@ -20,11 +20,10 @@ from pydantic import BaseModel, ValidationError
 from wfes.ambient import current_engine
 from wfes.core.durations import Duration
 from wfes.core.state import ACTIVE, Status
-from wfes.core.types import adapter
 from wfes.errors import InvalidData, InvalidInput, UnknownRequest
 from wfes.options import RawOptions
 from wfes.signature import Signature, digest, place
-from wfes.validation import explained, fitted, shown
+from wfes.validation import complete_adapter, explained, fitted, shown
 
 if TYPE_CHECKING:
     from wfes.instance import Instance
@@ -150,11 +149,11 @@ class Workflow(Generic[In_contra, Out_co]):
 
     def input_schema(self) -> dict[str, Any]:
         """The JSON Schema of the input; `{}` where any JSON value is accepted."""
-        return adapter(self.input_type).json_schema(mode="validation")
+        return complete_adapter(self.input_type).json_schema(mode="validation")
 
     def output_schema(self) -> dict[str, Any]:
         """The JSON Schema of the output; `{}` where any JSON value may come."""
-        return adapter(self.output_type).json_schema(mode="serialization")
+        return complete_adapter(self.output_type).json_schema(mode="serialization")
 
     def wants(self, name: str) -> bool:
         """Whether the handler has this reserved parameter: `step`, `state`, `workflow` or `execute`."""
@@ -166,10 +165,12 @@ class Workflow(Generic[In_contra, Out_co]):
         Called at decoration where all names were known by then, and by an engine that gets the workflow.
 
         Raises:
-            TypeError: A name in an annotation is not defined.
+            TypeError: A name in an annotation, or in one of its type's fields, is not defined.
             ValueError: A schedule's input does not fit, or `concurrency` names a field that the input has not.
         """
-        input_type, _ = self.input_type, self.output_type
+        input_type = self.input_type
+        complete_adapter(input_type)
+        complete_adapter(self.output_type)
         for schedule in self.schedules:
             try:
                 self.validate_input(schedule.input)

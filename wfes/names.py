@@ -28,12 +28,6 @@ class _TypedName(Generic[T]):
     name: str
     type: builtins.type[T]
 
-    @overload
-    def __init__(self, name: str, type: builtins.type[T]) -> None: ...
-
-    @overload
-    def __init__(self: _TypedName[Any], name: str, type: object = ...) -> None: ...
-
     def __init__(self, name: str, type: object = Any) -> None:
         checked_name(name, self._kind, forbidden=self._forbidden)
         object.__setattr__(self, "name", name)
@@ -90,6 +84,15 @@ class Event(_TypedName[T]):
     __slots__ = ()
     _kind = "event"
 
+    @overload
+    def __init__(self, name: str, type: builtins.type[T]) -> None: ...
+
+    @overload
+    def __init__(self: Event[Any], name: str, type: object = ...) -> None: ...
+
+    def __init__(self, name: str, type: object = Any) -> None:
+        super().__init__(name, type)
+
 
 class Request(_TypedName[T]):
     """The name of data a handler asks for, and its type.
@@ -105,3 +108,12 @@ class Request(_TypedName[T]):
     __slots__ = ()
     _kind = "request"
     _forbidden = "/#"
+
+    @overload
+    def __init__(self, name: str, type: builtins.type[T]) -> None: ...
+
+    @overload
+    def __init__(self: Request[Any], name: str, type: object = ...) -> None: ...
+
+    def __init__(self, name: str, type: object = Any) -> None:
+        super().__init__(name, type)

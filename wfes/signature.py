@@ -20,7 +20,7 @@ import typing
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from wfes.validation import checked_type, is_a, shown
+from wfes.validation import checked_type, is_a, is_complete, shown
 
 RESERVED = ("step", "state", "workflow", "execute")
 
@@ -81,8 +81,9 @@ class Signature:
 
     @property
     def resolved(self) -> bool:
-        """Whether both types are known already."""
-        return "input_type" in self.__dict__ and "output_type" in self.__dict__
+        """Whether both types are known already, with the classes of their fields."""
+        known = self.__dict__
+        return all(name in known and is_complete(known[name]) for name in ("input_type", "output_type"))
 
     def wants(self, name: str) -> bool:
         """Whether the handler has this reserved parameter."""

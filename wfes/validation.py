@@ -9,7 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import PydanticSchemaGenerationError, PydanticUserError, ValidationError
+from pydantic import (
+    PydanticSchemaGenerationError,
+    PydanticUndefinedAnnotation,
+    PydanticUserError,
+    TypeAdapter,
+    ValidationError,
+)
 
 from wfes.core.types import adapter
 
@@ -65,13 +71,37 @@ def checked_type(declared: Any, what: str) -> Any:
     return declared
 
 
+def is_complete(declared: Any) -> bool:
+    """Whether every class that a type's fields name is defined by now."""
+    found = adapter(declared)
+    if not found.pydantic_complete:
+        found.rebuild(raise_errors=False)
+    return found.pydantic_complete
+
+
+def complete_adapter(declared: Any) -> TypeAdapter[Any]:
+    """The pydantic adapter of a type whose fields' classes are all defined.
+
+    Raises:
+        TypeError: One is not; the message names it.
+    """
+    found = adapter(declared)
+    if not found.pydantic_complete:
+        try:
+            found.rebuild(raise_errors=True)
+        except PydanticUndefinedAnnotation as error:
+            raise TypeError(f"a field's type in {declared!r} cannot be resolved: {error.message}") from error
+    return found
+
+
 def fitted(declared: Any, value: Any) -> Any:
     """The value as one of the declared type.
 
     Raises:
         pydantic.ValidationError: It does not fit; `explained` makes its text.
+        TypeError: A class that the type's fields name is not defined.
     """
-    return adapter(declared).validate_python(value)
+    return complete_adapter(declared).validate_python(value)
 
 
 def explained(error: ValidationError) -> str:

@@ -1,0 +1,25 @@
+"""What holds for every test: where the package under test comes from is shown, and enforced where it matters."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+import wfes.errors
+
+PACKAGE = Path(wfes.errors.__file__).resolve().parent
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def pytest_report_header() -> str:
+    return f"wfes: {PACKAGE}"
+
+
+def pytest_configure() -> None:
+    """With WFES_TEST_INSTALLED set, as `make ci` does, the tests refuse to run on the source tree."""
+    if os.environ.get("WFES_TEST_INSTALLED") and PACKAGE.parent == CHECKOUT:
+        raise pytest.UsageError(
+            f"the tests were to run on the installed wheel, but wfes is imported from {PACKAGE}"
+        )
