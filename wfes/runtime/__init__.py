@@ -1,0 +1,1 @@
+"""The imperative shell: commands, reactions, values beside the log, the worker, its clock and its leases."""

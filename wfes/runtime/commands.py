@@ -1,0 +1,459 @@
+"""Commands: what callers ask of the log, decided and appended inside the writer's transaction.
+
+A command is an object whose ``run(tx)`` reads, decides and appends, or refuses with a ``WfesError`` before it has
+appended anything. It gives a JSON tree, so that the same object can be a member of the writer's queue by itself
+(`Submission`) or be run inside a handler's transaction as a recorded call, whose result replays read from the log.
+
+Invariants: a command decides on the states of its own transaction only, so it never conflicts; it may be run again
+if the transaction has to be repeated, and starts afresh then; uniqueness (of ids, generations of a key, published
+events) rests on the log, never on a row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import orjson
+
+from wfes.core import decide, ids
+from wfes.core import events as e
+from wfes.core.codec import Json
+from wfes.core.evolve import fold
+from wfes.core.state import ACTIVE, InstanceState, Status
+from wfes.errors import InstanceExists, InstanceNotFound, KeyInUse, UnknownWorkflow, WfesError
+from wfes.log.port import Tx
+from wfes.runtime.streams import event_stream, key_stream, workflow_stream
+from wfes.runtime.values import Blobs
+
+LISTENERS = "SELECT DISTINCT instance FROM listeners WHERE event = ? ORDER BY instance"
+LISTENERS_OF_KEY = "SELECT DISTINCT instance FROM listeners WHERE event = ? AND key = ? ORDER BY instance"
+SUBSCRIBED = "SELECT workflow FROM subscriptions WHERE event = ? ORDER BY workflow"
+
+
+class Command(Protocol):
+    """Something a caller asks for."""
+
+    def run(self, tx: Tx) -> Json:
+        """Reads, decides and appends; gives what the caller gets as a JSON tree.
+
+        Raises:
+            WfesError: it is refused; nothing was appended.
+        """
+        ...
+
+
+class Submission:
+    """A command as a member of the writer's queue; its result resolves a future."""
+
+    __slots__ = ("command", "future")
+
+    def __init__(self, command: Command, future: asyncio.Future[Any]) -> None:
+        self.command = command
+        self.future = future
+
+    def run(self, tx: Tx) -> Json:
+        return self.command.run(tx)
+
+    def done(self, result: Json) -> None:
+        if not self.future.done():
+            self.future.set_result(result)
+
+    def failed(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+# -- Starting --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A worker of this process that has room for the instance to be started.
+
+    Attributes:
+        worker: the worker's id.
+        code: what it will run it with, as `RunClaimed.code`.
+    """
+
+    worker: str
+    code: Json
+
+
+@dataclass(slots=True, kw_only=True)
+class Start:
+    """Starts an instance with an input already validated and sealed.
+
+    An instance that has this id already is the result if it is of the same workflow and has the same input.
+
+    Attributes:
+        delay, deadline: microseconds from the start.
+        known: the engine knows the workflow; else the log must, and its deadline is taken from there.
+        derived: the id was made of the caller's own place, so an instance that has it is this start's own.
+        claim: who is to run it at once, where nothing delays it.
+        state: after ``run``: the instance's state, the command's own.
+        history: after ``run``: its whole history, where ``claim`` took it; else empty.
+    """
+
+    id: str
+    workflow: str
+    input: Json = None
+    blobs: Blobs = ()
+    key: str | None = None
+    delay: int = 0
+    deadline: int | None = None
+    tags: tuple[str, ...] = ()
+    conversation: str | None = None
+    parent: str | None = None
+    parent_path: str | None = None
+    trigger: Json = None
+    seed: str = ""
+    actor: str | None = None
+    cause: Json = None
+    known: bool = True
+    derived: bool = False
+    claim: Claim | None = None
+    state: InstanceState | None = field(default=None, init=False)
+    history: list[e.Recorded] = field(default_factory=list[e.Recorded], init=False)
+
+    def run(self, tx: Tx) -> Json:
+        self.state = None
+        self.history = []
+        existing = tx.state(self.id)
+        if existing is not None:
+            self._check_same(existing)
+            self.state = copy.deepcopy(existing)
+            return description(existing, new=False)
+        deadline = self.deadline
+        if not self.known:
+            deadline = _defined(tx, self.workflow).deadline
+        return self._create(tx, deadline)
+
+    def _check_same(self, existing: InstanceState) -> None:
+        if existing.workflow != self.workflow:
+            raise InstanceExists(self.id, existing.workflow)
+        if not self.derived and not same_tree(existing.input, self.input):
+            raise InstanceExists(self.id, existing.workflow, "its input is another")
+
+    def _create(self, tx: Tx, deadline: int | None) -> Json:
+        now = tx.now
+        generation = 0
+        if self.key is not None:
+            generation = tx.append(
+                key_stream(self.workflow, self.key), [e.KeyAssigned(at=now, instance=self.id)]
+            )
+        for digest, content in self.blobs:
+            tx.put_blob(digest, content)
+        events: list[e.Event] = [
+            e.WorkflowStarted(
+                at=now,
+                workflow=self.workflow,
+                input=self.input,
+                key=self.key,
+                generation=generation,
+                parent=self.parent,
+                parent_path=self.parent_path,
+                conversation=self.conversation,
+                trigger=self.trigger,
+                not_before=now + self.delay if self.delay else 0,
+                deadline=None if deadline is None else now + deadline,
+                tags=self.tags,
+                seed=self.seed,
+                actor=self.actor,
+                cause=self.cause,
+            )
+        ]
+        if self.claim is not None and not self.delay:
+            events.append(
+                e.RunClaimed(at=now, worker=self.claim.worker, epoch=1, code=self.claim.code)
+            )
+        tx.append(self.id, events)
+        history = [e.Recorded(self.id, version, event) for version, event in enumerate(events, 1)]
+        if len(history) > 1:
+            self.history = history
+        self.state = fold(self.id, history)
+        return description(self.state, new=True)
+
+
+@dataclass(slots=True)
+class GetOrCreate:
+    """The newest instance of a workflow and key that has one of these statuses, else the one ``start`` makes.
+
+    Newest is what the key's stream names last; a retried instance is named there again.
+    """
+
+    start: Start
+    statuses: frozenset[Status]
+
+    @property
+    def state(self) -> InstanceState | None:
+        """After ``run``: the instance's state."""
+        return self.start.state
+
+    def run(self, tx: Tx) -> Json:
+        self.start.state = None
+        self.start.history = []
+        assert self.start.key is not None
+        looked_at: set[str] = set()
+        for assigned in reversed(_assignments(tx, self.start.workflow, self.start.key)):
+            if assigned.instance in looked_at:
+                continue
+            looked_at.add(assigned.instance)
+            found = tx.state(assigned.instance)
+            if found is not None and found.status in self.statuses:
+                self.start.state = copy.deepcopy(found)
+                return description(found, new=False)
+        return self.start.run(tx)
+
+
+def _assignments(tx: Tx, workflow: str, key: str) -> list[e.KeyAssigned]:
+    history = tx.history(key_stream(workflow, key))
+    return [r.event for r in history if isinstance(r.event, e.KeyAssigned)]
+
+
+def _defined(tx: Tx, workflow: str) -> e.WorkflowDefined:
+    """The newest definition of a workflow in the log.
+
+    Raises:
+        UnknownWorkflow: no engine on this log ever had it.
+    """
+    history = tx.history(workflow_stream(workflow))
+    newest = history[-1].event if history else None
+    if not isinstance(newest, e.WorkflowDefined):
+        raise UnknownWorkflow(workflow)
+    return newest
+
+
+# -- To one instance -------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Ask:
+    """A command of the core to one instance."""
+
+    instance: str
+    command: decide.Command
+    blobs: Blobs = ()
+
+    def run(self, tx: Tx) -> Json:
+        state = tx.state(self.instance)
+        if state is None:
+            raise InstanceNotFound(self.instance)
+        decision = decide.decide(state, self.command, tx.now)
+        if isinstance(decision, WfesError):
+            raise decision
+        version = state.version
+        if decision:
+            for digest, content in self.blobs:
+                tx.put_blob(digest, content)
+            version = tx.append(self.instance, decision)
+        return {"id": self.instance, "version": version, "new": bool(decision)}
+
+
+@dataclass(slots=True)
+class RetryInstance:
+    """Lets a failed or timed-out instance go on, unless a newer active one has its key.
+
+    Attributes:
+        lifetime: its deadline from now, in microseconds.
+        known: the engine knows the workflow; else its newest definition in the log says the deadline.
+    """
+
+    instance: str
+    actor: str | None = None
+    cause: Json = None
+    lifetime: int | None = None
+    known: bool = True
+
+    def run(self, tx: Tx) -> Json:
+        state = tx.state(self.instance)
+        if state is None:
+            raise InstanceNotFound(self.instance)
+        lifetime = self.lifetime
+        if not self.known and tx.version(workflow_stream(state.workflow)):
+            lifetime = _defined(tx, state.workflow).deadline
+        command = decide.Retry(lifetime=lifetime, actor=self.actor, cause=self.cause)
+        decision = decide.decide(state, command, tx.now)
+        if isinstance(decision, WfesError):
+            raise decision
+        version = state.version
+        if decision:
+            self._take_key_back(tx, state)
+            version = tx.append(self.instance, decision)
+        return {"id": self.instance, "version": version, "new": bool(decision)}
+
+    def _take_key_back(self, tx: Tx, state: InstanceState) -> None:
+        if state.key is None:
+            return
+        for assigned in reversed(_assignments(tx, state.workflow, state.key)):
+            if assigned.instance == self.instance:
+                break
+            other = tx.state(assigned.instance)
+            if other is not None and other.status in ACTIVE:
+                raise KeyInUse(state.key, state.workflow, assigned.instance)
+        tx.append(
+            key_stream(state.workflow, state.key),
+            [e.KeyAssigned(at=tx.now, instance=self.instance, retried=True)],
+        )
+
+
+# -- To whoever it concerns ------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, kw_only=True)
+class Publish:
+    """Publishes an event once: to every open listener for it, and to every workflow it starts.
+
+    Attributes:
+        key: only instances of this key get it; what it starts has it as well.
+    """
+
+    event: str
+    id: str
+    payload: Json = None
+    blobs: Blobs = ()
+    key: str | None = None
+    actor: str | None = None
+    cause: Json = None
+
+    def run(self, tx: Tx) -> Json:
+        stream = event_stream(self.event, self.id)
+        if tx.version(stream):
+            return {"id": self.id, "new": False}
+        for digest, content in self.blobs:
+            tx.put_blob(digest, content)
+        # Read before anything is appended: what this very event starts is no listener of it.
+        listeners = self._listeners(tx)
+        starts = [str(row[0]) for row in tx.query(SUBSCRIBED, (self.event,))]
+        tx.append(
+            stream,
+            [
+                e.EventPublished(
+                    at=tx.now,
+                    event=self.event,
+                    payload=self.payload,
+                    key=self.key,
+                    id=self.id,
+                    actor=self.actor,
+                    cause=self.cause,
+                )
+            ],
+        )
+        source = {"event": self.event, "id": self.id}
+        received = e.EventReceived(
+            at=tx.now, event=self.event, payload=self.payload, actor=self.actor, cause=source
+        )
+        for instance in listeners:
+            tx.append(instance, [received])
+        for workflow in starts:
+            self._start(workflow, source).run(tx)
+        return {"id": self.id, "new": True}
+
+    def _listeners(self, tx: Tx) -> Sequence[str]:
+        if self.key is None:
+            rows = tx.query(LISTENERS, (self.event,))
+        else:
+            rows = tx.query(LISTENERS_OF_KEY, (self.event, self.key))
+        return [str(row[0]) for row in rows]
+
+    def _start(self, workflow: str, source: Json) -> Start:
+        id = ids.derived_id("event", self.event, self.id, workflow)
+        return Start(
+            id=id,
+            workflow=workflow,
+            input=self.payload,
+            key=self.key,
+            trigger=source,
+            seed=id,
+            actor=self.actor,
+            cause=source,
+            known=False,
+            derived=True,
+        )
+
+
+@dataclass(slots=True)
+class Define:
+    """Records the definitions that differ from the newest ones in the log."""
+
+    definitions: Sequence[e.WorkflowDefined]
+
+    def run(self, tx: Tx) -> Json:
+        changed: list[str] = []
+        for definition in self.definitions:
+            stream = workflow_stream(definition.workflow)
+            history = tx.history(stream)
+            if history and _without_time(history[-1].event) == _without_time(definition):
+                continue
+            tx.append(stream, [definition])
+            changed.append(definition.workflow)
+        return changed
+
+
+def _without_time(event: e.Event) -> dict[str, Any]:
+    tree = e.body(event)
+    del tree["at"]
+    return tree
+
+
+# -- What a caller is told -------------------------------------------------------------------------------------------
+
+_DESCRIBED = (
+    "workflow",
+    "version",
+    "at",
+    "key",
+    "generation",
+    "parent",
+    "parent_path",
+    "conversation",
+    "created_at",
+    "not_before",
+    "deadline",
+    "status_since",
+    "output",
+    "error",
+    "reason",
+    "end_version",
+)
+
+
+def description(state: InstanceState, *, new: bool) -> Json:
+    """An instance as a JSON tree, enough for a handle's snapshot (`described`); without a new one's input, which
+    its starter has."""
+    tree: dict[str, Any] = {"id": state.id, "status": str(state.status), "new": new}
+    for name in _DESCRIBED:
+        value = getattr(state, name)
+        if value is not None and value != 0:
+            tree[name] = value
+    if state.tags:
+        tree["tags"] = list(state.tags)
+    if not new:
+        tree["input"] = state.input
+    return tree
+
+
+def described(tree: Json, input: Json = None) -> InstanceState:
+    """The state that `description` described, as far as it did.
+
+    Args:
+        tree: what `description` gave.
+        input: the input's tree, where the instance was a new one.
+    """
+    state = InstanceState(tree["id"])
+    for name in _DESCRIBED:
+        if name in tree:
+            setattr(state, name, tree[name])
+    state.tags = tuple(tree.get("tags", ()))
+    state.input = input if tree["new"] else tree["input"]
+    state.status = Status(tree["status"])
+    state.ended = None if state.status in ACTIVE else state.status
+    return state
+
+
+def same_tree(a: Json, b: Json) -> bool:
+    """Whether two trees are the same value: ``1``, ``1.0`` and ``True`` are three; the order of keys is nothing."""
+    return orjson.dumps(a, option=orjson.OPT_SORT_KEYS) == orjson.dumps(b, option=orjson.OPT_SORT_KEYS)

@@ -1,0 +1,33 @@
+"""Names of the engine's own streams, which begin with ``$`` so that no instance's id can reach them.
+
+Each rests a uniqueness on the log: generations of a key, one publishing per event id, definitions of a workflow.
+"""
+
+from __future__ import annotations
+
+PREFIX = "$"
+
+
+def key_stream(workflow: str, key: str) -> str:
+    """Where a workflow's instances of one key are counted: the version of a ``KeyAssigned`` is its generation."""
+    return f"$key/{_escaped(workflow)}/{key}"
+
+
+def event_stream(event: str, id: str) -> str:
+    """Where an event published with this id stands, as version 1 and only once."""
+    return f"$event/{_escaped(event)}/{id}"
+
+
+def workflow_stream(workflow: str) -> str:
+    """Where the definitions of a workflow stand, the newest last."""
+    return f"$workflow/{workflow}"
+
+
+def is_instance(stream: str) -> bool:
+    """Whether a stream is an instance's history, and not one of the engine's own."""
+    return not stream.startswith(PREFIX)
+
+
+def _escaped(name: str) -> str:
+    """The name without slashes, so that no two pairs of names share a stream."""
+    return name.replace("%", "%25").replace("/", "%2F") if "/" in name or "%" in name else name

@@ -1,0 +1,179 @@
+"""What callers get to read: pages of instances and requests, waits, progress, recorded events, outcomes.
+
+Plain frozen values at the public edge: moments are aware UTC `datetime`s, user values plain Python values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Generic, TypeVar, overload
+
+from wfes.core.state import Status
+
+T = TypeVar("T")
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@overload
+def moment(micros: int) -> datetime: ...
+@overload
+def moment(micros: None) -> None: ...
+def moment(micros: int | None) -> datetime | None:
+    """Microseconds since the Unix epoch as an aware UTC `datetime`, exactly."""
+    return None if micros is None else _EPOCH + timedelta(microseconds=micros)
+
+
+def micros_of(value: object, what: str) -> int:
+    """An aware `datetime` as microseconds since the Unix epoch, exactly.
+
+    Args:
+        value: The moment.
+        what: The option's name, for the error.
+
+    Raises:
+        TypeError: It is no `datetime`.
+        ValueError: It is naive.
+    """
+    if not isinstance(value, datetime):
+        raise TypeError(f"{what} is {value!r}; it must be an aware datetime")
+    if value.tzinfo is None or value.utcoffset() is None:
+        raise ValueError(
+            f"{what} is {value!r}, which is naive; give it a time zone, such as "
+            "datetime(..., tzinfo=timezone.utc)"
+        )
+    return (value - _EPOCH) // timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """A part of a list; iterating and indexing go over its items.
+
+    Attributes:
+        items: The items, in the order asked for.
+        cursor: What to pass as `cursor=` for the next page; None at the end.
+        position: The log position that the items reflect.
+    """
+
+    items: list[T]
+    cursor: str | None
+    position: int
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> T:
+        return self.items[index]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceRow:
+    """An instance in a list.
+
+    Attributes:
+        id, workflow, key, tags, parent, conversation: As given at its start.
+        status: Where it is in its life.
+        created_at: When it was started.
+        updated_at: When its status last changed.
+    """
+
+    id: str
+    workflow: str
+    key: str | None
+    status: Status
+    created_at: datetime
+    updated_at: datetime
+    parent: str | None
+    conversation: str | None
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataRequest:
+    """A request for data that is open; `Workflow.provide` answers it.
+
+    Attributes:
+        id: The request's own id.
+        instance: The id of the instance that asks.
+        workflow: That instance's workflow.
+        name: The request's declared name.
+        message: What the handler says to whoever answers.
+        schema: JSON Schema of the data.
+        step: The path it was asked at.
+        deadline: When it expires, or None.
+        created_at: When it was asked.
+        conversation: The conversation the instance belongs to, or None.
+    """
+
+    id: str
+    instance: str
+    workflow: str
+    name: str
+    message: str | None = None
+    schema: Any = None
+    step: str = ""
+    deadline: datetime | None = None
+    created_at: datetime | None = None
+    conversation: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Something an instance waits for.
+
+    Attributes:
+        kind: `sleep`, `listen`, `request`, `child`, `workflow` or `timer`.
+        name: The sleep's path, the event's, request's or workflow's name, or the other instance's id.
+        since: When it began.
+        until: When it ends by itself, or None.
+    """
+
+    kind: str
+    name: str
+    since: datetime
+    until: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressView:
+    """A progress checkpoint: its message, percentage and data as the handler gave them, and when."""
+
+    message: str
+    percent: float | None
+    data: Any
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedEvent:
+    """An event of the log.
+
+    Attributes:
+        position: Its place in the whole log, rising.
+        instance: Whose history it stands in; a name beginning with `$` is one of the engine's own streams.
+        version: Its number in that history: 1, 2, … without gaps.
+        at: When it was made.
+        type: The event's name.
+        data: Its own fields by name; user values as plain Python values, errors as `ErrorInfo`, moments as
+            `datetime`.
+        actor: Who asked, for what was asked from outside.
+        worker: Which worker's run it belongs to.
+        code: What that worker ran.
+        cause: What led to it: another event's place, a published event, a trace.
+    """
+
+    position: int
+    instance: str
+    version: int
+    at: datetime
+    type: str
+    data: dict[str, Any]
+    actor: str | None = None
+    worker: str | None = None
+    code: Any = None
+    cause: Any = None
