@@ -274,40 +274,40 @@ class OutsideLoop(asyncio.AbstractEventLoop):
 
     # -- sockets and file descriptors ------------------------------------------------------------------------
 
-    async def sock_recv(self, *args: Any) -> Any:
-        return await self.carry(lambda real: real.sock_recv(*args))
+    async def sock_recv(self, *args: Any, **kwargs: Any) -> Any:
+        return await self.carry(lambda real: real.sock_recv(*args, **kwargs))
 
-    async def sock_recv_into(self, *args: Any) -> Any:
-        return await self.carry(lambda real: real.sock_recv_into(*args))
+    async def sock_recv_into(self, *args: Any, **kwargs: Any) -> Any:
+        return await self.carry(lambda real: real.sock_recv_into(*args, **kwargs))
 
-    async def sock_recvfrom(self, *args: Any) -> Any:
-        return await self.carry(lambda real: real.sock_recvfrom(*args))
+    async def sock_recvfrom(self, *args: Any, **kwargs: Any) -> Any:
+        return await self.carry(lambda real: real.sock_recvfrom(*args, **kwargs))
 
-    async def sock_recvfrom_into(self, *args: Any) -> Any:
-        return await self.carry(lambda real: real.sock_recvfrom_into(*args))
+    async def sock_recvfrom_into(self, *args: Any, **kwargs: Any) -> Any:
+        return await self.carry(lambda real: real.sock_recvfrom_into(*args, **kwargs))
 
-    async def sock_sendto(self, *args: Any) -> Any:
-        return await self.carry(lambda real: real.sock_sendto(*args))
+    async def sock_sendto(self, *args: Any, **kwargs: Any) -> Any:
+        return await self.carry(lambda real: real.sock_sendto(*args, **kwargs))
 
-    async def sock_sendall(self, *args: Any) -> Any:
-        return await self.carry(lambda real: real.sock_sendall(*args))
+    async def sock_sendall(self, *args: Any, **kwargs: Any) -> Any:
+        return await self.carry(lambda real: real.sock_sendall(*args, **kwargs))
 
-    async def sock_connect(self, *args: Any) -> Any:
-        return await self.carry(lambda real: real.sock_connect(*args))
+    async def sock_connect(self, *args: Any, **kwargs: Any) -> Any:
+        return await self.carry(lambda real: real.sock_connect(*args, **kwargs))
 
-    async def sock_accept(self, *args: Any) -> Any:
-        return await self.carry(lambda real: real.sock_accept(*args))
+    async def sock_accept(self, *args: Any, **kwargs: Any) -> Any:
+        return await self.carry(lambda real: real.sock_accept(*args, **kwargs))
 
     async def sock_sendfile(self, *args: Any, **kwargs: Any) -> Any:
         return await self.carry(lambda real: real.sock_sendfile(*args, **kwargs))
 
-    def add_reader(self, fd: Any, callback: Any, *args: Any) -> None:
+    def add_reader(self, fd: Any, callback: Any, *args: Any) -> None:  # type: ignore[override]
         self._watch("reader", fd, callback, args)
 
     def remove_reader(self, fd: Any) -> bool:
         return self._unwatch("reader", fd)
 
-    def add_writer(self, fd: Any, callback: Any, *args: Any) -> None:
+    def add_writer(self, fd: Any, callback: Any, *args: Any) -> None:  # type: ignore[override]
         self._watch("writer", fd, callback, args)
 
     def remove_writer(self, fd: Any) -> bool:

@@ -14,9 +14,6 @@ Invariants:
 - What comes from outside (`wfes.handler.bridge`) enters by `arrive`, in the real loop's thread, outside
   of any drain, and is told to the owner by `wake`, once until the next drain.
 - After `drop()` nothing of the handler runs again, anywhere: not by the queue, not by the garbage collector.
-
-Timers are not a heap here: real time is the owner's. It learns of new ones after each drain, names them in the
-log by (delay, number), and fires them by that name.
 """
 
 from __future__ import annotations
@@ -26,7 +23,6 @@ import enum
 import inspect
 import itertools
 import logging
-import math
 import sys
 import threading
 import weakref
@@ -36,14 +32,14 @@ from contextvars import Context, copy_context
 from typing import Any, NoReturn, TypeVar
 
 from wfes.errors import Suspended
-from wfes.handler.bridge import OutsideLoop
 from wfes.handler.tasks import PrivateFuture, PrivateTask, Trampoline, close_for_good, end_generator
+from wfes.handler.timers import PrivateTimer, TimedLoop
+
+__all__ = ["Drained", "PrivateLoop", "PrivateTask", "PrivateTimer"]
 
 T = TypeVar("T")
 
 _log = logging.getLogger("wfes")
-_LONGEST_DELAY = 100 * 366 * 86_400
-"""Seconds. A longer delay (infinity, say) is this one: it fits every store and is never awaited."""
 _DROP_ROUNDS = 10
 _DROP_BUDGET = 2_000
 
@@ -65,34 +61,7 @@ class Drained(enum.Enum):
     """The budget is used up and callbacks are still ready."""
 
 
-class PrivateTimer(asyncio.TimerHandle):
-    """A timer of a private loop: a callback with a name, which its owner fires.
-
-    Attributes:
-        delay: Microseconds from the loop's time at its creation, rounded up.
-        number: 1, 2, … among the timers of this delay on this loop, in creation order.
-    """
-
-    __slots__ = ("announced", "delay", "number")
-
-    def __init__(
-        self,
-        when: float,
-        callback: Callable[..., object],
-        args: tuple[Any, ...],
-        loop: PrivateLoop,
-        context: Context | None,
-        *,
-        delay: int,
-        number: int,
-    ) -> None:
-        super().__init__(when, callback, args, loop, context)
-        self.delay = delay
-        self.number = number
-        self.announced = False
-
-
-class PrivateLoop(OutsideLoop):
+class PrivateLoop(TimedLoop):
     """The event loop one workflow handler runs on.
 
     Args:
@@ -102,30 +71,24 @@ class PrivateLoop(OutsideLoop):
             in the ready queue; at most once until the next drain.
 
     Attributes:
-        now: What `time()` returns, in seconds; only the owner sets it.
+        now: What `time()` returns, in seconds; only the owner sets it. Best counted from the instance's start:
+            near zero floats are fine enough for exact microseconds.
         exit: A `SystemExit` or `KeyboardInterrupt` that handler code raised, the first one, or None.
     """
 
     def __init__(self, outside: asyncio.AbstractEventLoop | None, *, wake: Callable[[], None]) -> None:
         super().__init__(outside)
-        self.now = 0.0
         self.exit: BaseException | None = None
         self.drop_round = 0
         self.drop_error: type[BaseException] = Suspended
-        self._ready: deque[asyncio.Handle] = deque()
         self._wake = wake
         self._woken = False
         self._running = False
         self._thread = 0
-        self._closed = False
         self._pending: dict[int, Trampoline] = {}
         self._task_numbers = itertools.count(1)
         self._stray_numbers = itertools.count(-1, -1)
         self._future_numbers = itertools.count(1)
-        self._timers: dict[tuple[int, int], PrivateTimer] = {}
-        self._timer_numbers: dict[int, int] = {}
-        self._fresh_timers: list[PrivateTimer] = []
-        self._cancelled_timers: list[PrivateTimer] = []
         self._generator_numbers = itertools.count(1)
         self._generators: dict[int, weakref.ref[Any]] = {}
         self._exception_handler: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object] | None = None
@@ -136,7 +99,7 @@ class PrivateLoop(OutsideLoop):
 
     # -- the ready queue -------------------------------------------------------------------------------------
 
-    def call_soon(
+    def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
         """Append `callback` to the ready queue; after a drop it is discarded."""
@@ -144,7 +107,7 @@ class PrivateLoop(OutsideLoop):
         self._ready.append(handle)
         return handle
 
-    def call_soon_threadsafe(
+    def call_soon_threadsafe(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
         """Append `callback` to the ready queue from any thread, and wake the owner."""
@@ -228,95 +191,6 @@ class PrivateLoop(OutsideLoop):
         self._running = False
         asyncio._set_running_loop(previous)
 
-    # -- time ------------------------------------------------------------------------------------------------
-
-    def time(self) -> float:
-        """Seconds: the time of the last release, as the owner set it."""
-        return self.now
-
-    def call_later(
-        self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.TimerHandle:
-        """Make a timer; a delay of nothing or less is `call_soon`."""
-        return self._timer(self.now + delay, delay * 1e6, 1e-6, callback, args, context)
-
-    def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.TimerHandle:
-        """Make a timer; a moment not after now is `call_soon`.
-
-        `when` has mostly been computed as `time()` plus a delay. Taking the difference again errs by up to one
-        spacing of the floats there (a quarter of a microsecond for seconds since 1970), which must not change
-        the timer's name from one run to the next: an excess below two spacings is not rounded up.
-        """
-        return self._timer(
-            when, (when - self.now) * 1e6, min(0.5, math.ulp(when) * 2e6), callback, args, context
-        )
-
-    def _timer(
-        self,
-        when: float,
-        micros: float,
-        excess: float,
-        callback: Callable[..., object],
-        args: tuple[Any, ...],
-        context: Context | None,
-    ) -> PrivateTimer:
-        if math.isnan(micros):
-            raise ValueError(f"a timer's time must be a number of seconds, not {when!r}")
-        delay = math.ceil(min(micros, _LONGEST_DELAY * 1e6) - excess)
-        if delay <= 0 or self._closed:
-            soon = PrivateTimer(when, callback, args, self, context, delay=0, number=0)
-            self._ready.append(soon)
-            return soon
-        number = self._timer_numbers.get(delay, 0) + 1
-        self._timer_numbers[delay] = number
-        timer = PrivateTimer(when, callback, args, self, context, delay=delay, number=number)
-        self._timers[delay, number] = timer
-        self._fresh_timers.append(timer)
-        return timer
-
-    def _timer_handle_cancelled(self, timer: asyncio.TimerHandle) -> None:
-        """Asyncio's hook: `timer` is being cancelled."""
-        assert isinstance(timer, PrivateTimer)
-        if self._timers.pop((timer.delay, timer.number), None) is not None and timer.announced:
-            self._cancelled_timers.append(timer)
-
-    def new_timers(self) -> list[PrivateTimer]:
-        """The timers made since the last call that are still pending, in creation order."""
-        if not self._fresh_timers:
-            return []
-        fresh = [timer for timer in self._fresh_timers if (timer.delay, timer.number) in self._timers]
-        self._fresh_timers.clear()
-        for timer in fresh:
-            timer.announced = True
-        return fresh
-
-    def cancelled_timers(self) -> list[PrivateTimer]:
-        """The timers given out by `new_timers` and cancelled since the last call."""
-        cancelled, self._cancelled_timers = self._cancelled_timers, []
-        return cancelled
-
-    def pending_timers(self) -> list[PrivateTimer]:
-        """All timers neither fired nor cancelled, in creation order."""
-        return list(self._timers.values())
-
-    def fire(self, delay: int, number: int) -> bool:
-        """Make a timer's callback ready.
-
-        Args:
-            delay: The timer's delay in microseconds.
-            number: Its number among the timers of that delay.
-
-        Returns:
-            False if there is no such timer or it was cancelled or fired already; nothing happens then.
-        """
-        timer = self._timers.pop((delay, number), None)
-        if timer is None:
-            return False
-        self._ready.append(timer)
-        return True
-
     # -- tasks and futures -----------------------------------------------------------------------------------
 
     def create_future(self) -> PrivateFuture[Any]:
@@ -325,7 +199,7 @@ class PrivateLoop(OutsideLoop):
         future.number = next(self._future_numbers)
         return future
 
-    def create_task(  # type: ignore[override]
+    def create_task(
         self, coro: Any, *, name: str | None = None, context: Context | None = None, **kwargs: Any
     ) -> PrivateTask[Any]:
         """Make a task of `coro`; it starts within the drain, never eagerly, whatever `kwargs` ask for.
@@ -372,12 +246,15 @@ class PrivateLoop(OutsideLoop):
         """Python's hook for a generator that is collected before its end: maybe in any thread, at any time."""
         if self._closed or self.drop_round:
             end_generator(generator, self.drop_error)
-        else:
+            return
+        try:
             self.call_soon_threadsafe(self._close_generator, generator)
+        except RuntimeError:  # the real loop is closed: nobody will drain any more
+            end_generator(generator, self.drop_error)
 
     def _close_generator(self, generator: Any) -> None:
         # Numbered apart: a generator found by the cyclic collector must not shift the numbers of other tasks.
-        self._task(generator.aclose(), next(self._stray_numbers), "async-generator-close", None)
+        _ = self._task(generator.aclose(), next(self._stray_numbers), "async-generator-close", None)
 
     # -- the end ---------------------------------------------------------------------------------------------
 
@@ -404,11 +281,7 @@ class PrivateLoop(OutsideLoop):
         if self._running:
             raise RuntimeError(f"drop() of {self!r} called from within its own drain()")
         self.drop_error = throw
-        for timer in self._timers.values():
-            timer._cancelled = True
-        self._timers.clear()
-        self._fresh_timers.clear()
-        self._cancelled_timers.clear()
+        self._drop_timers()
         for self.drop_round in range(1, _DROP_ROUNDS + 1):
             if not self._pending:
                 break
@@ -559,7 +432,7 @@ def _refuse_unordered(coro: Any) -> None:
     state = getattr(coro, "gi_frame", None) or getattr(coro, "cr_frame", None)
     if state is not None and state.f_code.co_name == "_wrap_awaitable":
         subject = state.f_locals["awaitable"]
-        if isinstance(getattr(subject, "number", None), int) and type(subject).__hash__ is not object.__hash__:
+        if isinstance(getattr(subject, "number", None), int) and not _hashes_by_id(subject):
             return
     name = getattr(subject, "__qualname__", repr(subject))
     coro.close()
@@ -570,3 +443,8 @@ def _refuse_unordered(coro: Any) -> None:
         "fixed order, so a replay would take another path; make tasks of them first: "
         "as_completed([asyncio.create_task(...), ...])"
     )
+
+
+def _hashes_by_id(subject: object) -> bool:
+    hashing: object = type(subject).__hash__
+    return hashing is object.__hash__

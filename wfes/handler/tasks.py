@@ -164,11 +164,7 @@ class Trampoline(Coroutine[Any, Any, Any]):
             return yielded
         loop = self.loop
         try:
-            owner = (
-                asyncio.Future.get_loop(yielded)
-                if isinstance(yielded, asyncio.Future)
-                else yielded.get_loop()
-            )
+            owner = yielded.get_loop()
             if owner is loop:
                 return yielded
             bridged = loop.bridge(yielded)
