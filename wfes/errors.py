@@ -359,12 +359,14 @@ class LogUnavailable(WfesError):
     Attributes:
         url: The log's URL, a password in it replaced.
         reason: Why not, and what would help.
+        retryable: Whether waiting may help: the disk is full, another process holds the lock, …
     """
 
-    def __init__(self, url: str, reason: str) -> None:
+    def __init__(self, url: str, reason: str, *, retryable: bool = False) -> None:
         super().__init__()
         self.url = _PASSWORD.sub(r"\1:***", url)
         self.reason = reason
+        self.retryable = retryable
 
     def __str__(self) -> str:
         return f"the log {self.url} is unavailable: {self.reason}"

@@ -9,19 +9,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from eventsourcing.persistence import Notification, StoredEvent
+from eventsourcing.persistence import Notification
 
 from wfes.core.events import Event, Recorded
 from wfes.core.state import InstanceState
 
 Row = tuple[Any, ...]
+StoredRow = tuple[int, str, int, str, bytes]
+"""A stored event with its place: position, stream, version, topic, state."""
 
 
 class WriteTransaction(Protocol):
     """An open, exclusive write transaction: nobody else can append until it ends. Used by one thread."""
 
     head: int
-    """The newest position in the log when the transaction began (0: the log is empty)."""
+    """The newest position in the log, this transaction's own events included (0: the log is empty)."""
 
     def news(self, after: int) -> Sequence[Notification]:
         """Every event with a position above ``after``, in order: what others committed since."""
@@ -35,11 +37,13 @@ class WriteTransaction(Protocol):
         """The newest stored event of a stream."""
         ...
 
-    def insert(self, events: Sequence[StoredEvent]) -> Sequence[int]:
-        """Appends the events and returns their positions: consecutive, from ``head + 1`` on.
+    def insert(self, rows: Sequence[StoredRow]) -> None:
+        """Appends stored events; their positions go on from ``head``, which moves with them.
+
+        Plain tuples, because this is the path of every event.
 
         Raises:
-            IntegrityError: a (stream, version) is taken.
+            IntegrityError: a (stream, version) or a position is taken. The transaction must be rolled back.
         """
         ...
 

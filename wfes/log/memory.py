@@ -1,0 +1,213 @@
+"""The in-memory adapter of the Log port: the eventsourcing library's plain-object recorder, rows in SQLite's memory.
+
+Nothing survives the object. One lock orders everything: readers wait for the end of an open write transaction, so they
+never see half of one.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from eventsourcing.persistence import IntegrityError, Notification, StoredEvent
+from eventsourcing.popo import POPOApplicationRecorder
+
+from wfes.errors import LogUnavailable
+from wfes.log.application import chained
+from wfes.log.port import Row, StoredRow
+
+
+class MemoryWrite:
+    """The port's WriteTransaction in memory; holds the log's lock from its begin to its end."""
+
+    def __init__(self, log: MemoryLog, connection: sqlite3.Connection) -> None:
+        self._log = log
+        self._connection = connection
+        self._rows: list[StoredRow] = []
+        self._blobs: dict[str, bytes] = {}
+        self._open = True
+        self.head = log.max_notification_id()
+
+    def news(self, after: int) -> Sequence[Notification]:
+        stored = self._log.select_notifications(after + 1, self.head + 1)
+        return [*stored, *(_notification(row) for row in self._rows if row[0] > after)]
+
+    def history(self, stream: str, after: int = 0) -> Sequence[Notification]:
+        stored = self._log.select_events(stream, gt=after)
+        mine = [_notification(row) for row in self._rows if row[1] == stream and row[2] > after]
+        return sorted((*stored, *mine), key=lambda found: found.originator_version)
+
+    def last(self, stream: str) -> Notification | None:
+        found = [
+            *self._log.select_events(stream, desc=True, limit=1),
+            *(_notification(row) for row in self._rows if row[1] == stream),
+        ]
+        return max(found, key=lambda stored: stored.originator_version, default=None)
+
+    def insert(self, rows: Sequence[StoredRow]) -> None:
+        taken = {(row[1], row[2]) for row in self._rows}
+        for row in rows:
+            place = row[1], row[2]
+            if row[0] != self.head + 1 or place in taken or self._log.holds(*place):
+                raise IntegrityError(f"taken: version {row[2]} of {row[1]!r}, or position {row[0]}")
+            taken.add(place)
+            self._rows.append(row)
+            self.head = row[0]
+
+    def query(self, sql: str, params: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
+        try:
+            return self._connection.execute(sql, params).fetchall()  # type: ignore[arg-type]
+        except sqlite3.IntegrityError as error:
+            raise IntegrityError(str(error)) from error
+
+    def executemany(self, sql: str, params: Sequence[Sequence[object]]) -> None:
+        try:
+            self._connection.executemany(sql, params)  # type: ignore[arg-type]
+        except sqlite3.IntegrityError as error:
+            raise IntegrityError(str(error)) from error
+
+    def put_blob(self, sha256: str, content: bytes) -> None:
+        self._blobs[sha256] = content
+
+    def commit(self) -> None:
+        if not self._open:
+            raise LogUnavailable(self._log.url, "this transaction is over")
+        self._log.keep([_stored(row) for row in self._rows], self._blobs)
+        self._connection.execute("COMMIT")
+        self._end()
+
+    def rollback(self) -> None:
+        if self._open:
+            self._connection.execute("ROLLBACK")
+            self._end()
+
+    def _end(self) -> None:
+        self._open = False
+        self._log.release()
+
+
+class MemoryLog(POPOApplicationRecorder):
+    """A log in this process's memory."""
+
+    def __init__(self, url: str = "sqlite://") -> None:
+        super().__init__()
+        self.url = url
+        self._connection: sqlite3.Connection | None = None
+        self._blobs: dict[str, bytes] = {}
+        self._known = 0
+
+    def open(self, statements: Sequence[str]) -> None:
+        with self._database_lock:
+            if self._connection is None:
+                self._connection = sqlite3.connect(
+                    ":memory:", isolation_level=None, check_same_thread=False, cached_statements=512
+                )
+            for sql in statements:
+                self._connection.execute(sql)
+
+    def close(self) -> None:
+        with self._database_lock:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.close()
+
+    def _rows(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise LogUnavailable(self.url, "it is closed")
+        return self._connection
+
+    def begin(self) -> MemoryWrite:
+        self._database_lock.acquire()
+        try:
+            connection = self._rows()
+            connection.execute("BEGIN")
+            self._known = self.max_notification_id()
+            return MemoryWrite(self, connection)
+        except BaseException:
+            self._database_lock.release()
+            raise
+
+    def release(self) -> None:
+        """Gives the lock back that ``begin`` took."""
+        self._known = self.max_notification_id()
+        self._database_lock.release()
+
+    def holds(self, stream: str, version: int) -> bool:
+        """Whether this version of the stream is taken."""
+        return version in self._stored_events_index[stream]
+
+    def keep(self, events: Sequence[StoredEvent], blobs: Mapping[str, bytes]) -> None:
+        """Takes a transaction's events and blobs in."""
+        super().insert_events(events)
+        self._blobs.update(blobs)
+
+    def changed(self) -> bool:
+        found = self.max_notification_id()
+        if found == self._known:
+            return False
+        self._known = found
+        return True
+
+    def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int]:
+        """Appends event bodies through the library's interface, in a transaction of their own."""
+        transaction = self.begin()
+        try:
+            rows = chained(transaction, stored_events)
+            transaction.insert(rows)
+            transaction.commit()
+        finally:
+            transaction.rollback()
+        return [row[0] for row in rows]
+
+    def select_events(
+        self,
+        originator_id: Any,
+        *,
+        gt: int | None = None,
+        lte: int | None = None,
+        desc: bool = False,
+        limit: int | None = None,
+    ) -> Sequence[Notification]:
+        with self._database_lock:
+            index = self._stored_events_index.get(originator_id, {})
+            first = max(1, 1 if gt is None else gt + 1)
+            last = len(index) if lte is None else min(lte, len(index))
+            wanted = range(first, last + 1)
+            if desc:
+                wanted = wanted[::-1]
+            if limit is not None:
+                wanted = wanted[:limit]
+            places = [index[version] for version in wanted]
+            return [_placed(self._stored_events[place], place + 1) for place in places]
+
+    def max_notification_id(self) -> int:
+        return super().max_notification_id() or 0
+
+    def read(self, sql: str, params: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
+        with self._database_lock:
+            return self._rows().execute(sql, params).fetchall()  # type: ignore[arg-type]
+
+    def read_at(self, sql: str, params: Sequence[object] = ()) -> tuple[list[Row], int]:
+        with self._database_lock:
+            return self.read(sql, params), self.max_notification_id()
+
+    def get_blob(self, sha256: str) -> bytes | None:
+        with self._database_lock:
+            return self._blobs.get(sha256)
+
+
+def _notification(row: StoredRow) -> Notification:
+    position, stream, version, topic, state = row
+    return Notification(stream, version, topic, state, position)
+
+
+def _stored(row: StoredRow) -> StoredEvent:
+    _, stream, version, topic, state = row
+    return StoredEvent(stream, version, topic, state)
+
+
+def _placed(stored: StoredEvent, position: int) -> Notification:
+    return Notification(
+        stored.originator_id, stored.originator_version, stored.topic, stored.state, position
+    )

@@ -1,0 +1,69 @@
+"""Which adapter a URL means.
+
+A wrapper set by ``wrapping`` is put around every log that is made: that is how the fault kit reaches the log of an
+engine that it does not build itself. None is set unless code asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote
+
+from wfes.errors import LogUnavailable
+from wfes.log.memory import MemoryLog
+from wfes.log.port import Log
+from wfes.log.sqlite import SQLiteLog
+
+_ACCEPTED = (
+    "'sqlite:///file.db' (a path relative to the working directory), 'sqlite:////absolute/path.db', "
+    "or 'sqlite://' (in memory)"
+)
+_wrappers: list[Callable[[Log], Log]] = []
+
+
+def open_log(url: str) -> Log:
+    """The log a URL means, not opened yet (``Log.open`` does that).
+
+    Raises:
+        TypeError: it is no text.
+        ValueError: it is none of the URLs that are accepted.
+    """
+    log = _adapter(url)
+    for wrap in _wrappers:
+        log = wrap(log)
+    return log
+
+
+@contextmanager
+def wrapping(wrap: Callable[[Log], Log]) -> Generator[None]:
+    """Within the block, every log that ``open_log`` makes is wrapped."""
+    _wrappers.append(wrap)
+    try:
+        yield
+    finally:
+        _wrappers.remove(wrap)
+
+
+def _adapter(url: str) -> Log:
+    if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"a log's url is text such as {_ACCEPTED}; not {url!r}")
+    scheme, separator, rest = url.partition("://")
+    match scheme if separator else "":
+        case "sqlite":
+            if not rest or rest in ("/:memory:", "/"):
+                return MemoryLog(url)
+            if not rest.startswith("/"):
+                raise ValueError(f"{url!r} names a host, which SQLite has not; accepted are {_ACCEPTED}")
+            path = unquote(rest[1:])
+            if "\0" in path:
+                raise ValueError(f"{url!r} has a NUL character in its path")
+            return SQLiteLog(Path(path), url)
+        case "postgresql" | "postgres":
+            name = LogUnavailable(url, "").url
+            raise ValueError(
+                f"{name!r}: this release of wfes has no PostgreSQL adapter; accepted are {_ACCEPTED}"
+            )
+        case _:
+            raise ValueError(f"{url!r} is no log's url; accepted are {_ACCEPTED}")

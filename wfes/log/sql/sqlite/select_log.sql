@@ -1,0 +1,6 @@
+SELECT originator_id, originator_version, topic, state, notification_id
+FROM wfes_events
+WHERE notification_id >= :start
+  AND notification_id <= coalesce(:stop, 9223372036854775807)
+ORDER BY notification_id
+LIMIT :limit

@@ -1,0 +1,345 @@
+"""The SQLite adapter of the Log port, on the eventsourcing library's recorder and connection pool.
+
+The library's own table has no ``INTEGER PRIMARY KEY``: ``VACUUM`` would renumber its positions, and deleting the newest
+rows would use them again. So this recorder has a table of its own, with explicit positions that only rise.
+
+All writing goes through one connection, with ``BEGIN IMMEDIATE``, WAL and ``synchronous=FULL``: a commit that returned
+survives power loss. Reading goes through a pool of other connections, each read in a snapshot of its own. Everything
+of the log's own is named ``wfes_…``, because a user's tables may lie in the same file.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+from eventsourcing.persistence import IntegrityError, Notification, PersistenceError, StoredEvent
+from eventsourcing.sqlite import (
+    SQLiteApplicationRecorder,
+    SQLiteConnection,
+    SQLiteConnectionPool,
+    SQLiteDatastore,
+)
+
+from wfes.errors import LogUnavailable
+from wfes.log.application import chained
+from wfes.log.port import Row, StoredRow
+from wfes.log.sqlite_errors import check_path, unavailable
+from wfes.log.statements import schema, statement
+
+BUSY_SECONDS = 5.0
+"""How long a write waits for another process's before the log counts as unavailable."""
+
+_BUSY_PAUSE_MIN_SECONDS = 0.000_2
+_BUSY_PAUSE_MAX_SECONDS = 0.005
+_SCHEMA = "schema"
+_BUSY_CODES = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+class _ReadPool(SQLiteConnectionPool):
+    def _create_connection(self) -> SQLiteConnection:
+        connection = super()._create_connection()
+        raw = connection._sqlite_conn
+        raw.row_factory = None
+        raw.execute("PRAGMA query_only = ON")
+        return connection
+
+
+class _Datastore(SQLiteDatastore):
+    """The library's datastore over read-only connections."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, originator_id_type="text")
+        self.pool = _ReadPool(db_name=name, lock_timeout=int(BUSY_SECONDS), max_overflow=100)
+
+
+class SQLiteWrite:
+    """The port's WriteTransaction on the log's one write connection."""
+
+    def __init__(self, url: str, connection: sqlite3.Connection) -> None:
+        self._url = url
+        self._connection = connection
+        self._execute = connection.execute
+        with self._errors():
+            found = self._execute(statement("sqlite", "head")).fetchone()
+        self.head: int = found[0] if found else 0
+
+    @contextmanager
+    def _errors(self) -> Generator[None]:
+        try:
+            yield
+        except sqlite3.IntegrityError as error:
+            raise IntegrityError(str(error)) from error
+        except sqlite3.Error as error:
+            raise unavailable(self._url, error) or error from error
+
+    def news(self, after: int) -> Sequence[Notification]:
+        with self._errors():
+            rows = self._execute(
+                statement("sqlite", "select_log"), {"start": after + 1, "stop": None, "limit": -1}
+            )
+            return [Notification(*row) for row in rows]
+
+    def history(self, stream: str, after: int = 0) -> Sequence[Notification]:
+        return self._stream("select_stream", stream, after, None)
+
+    def last(self, stream: str) -> Notification | None:
+        found = self._stream("select_stream_newest_first", stream, None, 1)
+        return found[0] if found else None
+
+    def _stream(self, name: str, stream: str, gt: int | None, limit: int | None) -> list[Notification]:
+        params = {"stream": stream, "gt": gt, "lte": None, "limit": limit}
+        with self._errors():
+            return [Notification(*row) for row in self._execute(statement("sqlite", name), params)]
+
+    def insert(self, rows: Sequence[StoredRow]) -> None:
+        with self._errors():
+            self._connection.executemany(statement("sqlite", "insert_event"), rows)
+        if rows:
+            self.head = rows[-1][0]
+
+    def query(self, sql: str, params: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
+        with self._errors():
+            return self._execute(sql, params).fetchall()  # type: ignore[arg-type]
+
+    def executemany(self, sql: str, params: Sequence[Sequence[object]]) -> None:
+        with self._errors():
+            self._connection.executemany(sql, params)  # type: ignore[arg-type]
+
+    def put_blob(self, sha256: str, content: bytes) -> None:
+        with self._errors():
+            self._execute(statement("sqlite", "put_blob"), (sha256, content))
+
+    def commit(self) -> None:
+        with self._errors():
+            self._execute("COMMIT")
+
+    def rollback(self) -> None:
+        if self._connection.in_transaction:
+            with suppress(sqlite3.Error):
+                self._execute("ROLLBACK")
+
+
+class SQLiteLog(SQLiteApplicationRecorder):
+    """A log in one SQLite file.
+
+    Args:
+        path: the file; it is made if its directory exists.
+        url: what errors call it.
+    """
+
+    def __init__(self, path: str | Path, url: str | None = None) -> None:
+        self.path = Path(path).absolute()
+        self.url = url or f"sqlite:///{self.path}"
+        self._name = f"file:{quote(str(self.path))}"
+        super().__init__(_Datastore(self._name), "wfes_events")
+        self._writing: sqlite3.Connection | None = None
+        self._data_version = 0
+
+    # ------------------------------------------------------------------------------------ opening
+
+    def open(self, statements: Sequence[str]) -> None:
+        check_path(self.url, self.path)
+        try:
+            connection = self._writing = self._connect()
+            self._retry_busy(lambda: self._create(connection, statements))
+        except BaseException as error:
+            self.close()
+            if isinstance(error, sqlite3.Error):
+                raise unavailable(self.url, error) or error from error
+            raise
+        self._data_version = self._read_data_version()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._name,
+            uri=True,
+            timeout=0,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=512,
+        )
+        try:
+            self._retry_busy(lambda: self._settings(connection))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _settings(self, connection: sqlite3.Connection) -> None:
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise LogUnavailable(self.url, f"its file system allows no write-ahead log (journal mode {mode!r})")
+        connection.execute("PRAGMA synchronous = FULL")
+        if sys.platform == "darwin":
+            connection.execute("PRAGMA fullfsync = ON")
+            connection.execute("PRAGMA checkpoint_fullfsync = ON")
+
+    def _create(self, connection: sqlite3.Connection, statements: Sequence[str]) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            self._migrate(connection)
+            for sql in statements:
+                connection.execute(sql)
+            connection.execute("COMMIT")
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        version = 0
+        if connection.execute(statement("sqlite", "has_meta")).fetchone():
+            found = connection.execute(statement("sqlite", "get_meta"), (_SCHEMA,)).fetchone()
+            version = int(found[0]) if found else 0
+        migrations = schema("sqlite")
+        if version > len(migrations):
+            raise LogUnavailable(
+                self.url,
+                f"its schema is version {version} and this release of wfes knows {len(migrations)}: "
+                "a newer release wrote it; use that one",
+            )
+        for migration in migrations[version:]:
+            for sql in migration:
+                connection.execute(sql)
+        if version < len(migrations):
+            connection.execute(statement("sqlite", "set_meta"), (_SCHEMA, str(len(migrations))))
+
+    def close(self) -> None:
+        self.datastore.close()
+        connection, self._writing = self._writing, None
+        if connection is not None:
+            connection.close()
+
+    # ------------------------------------------------------------------------------------ writing
+
+    def _retry_busy(self, action: Any) -> None:
+        """Runs ``action`` until no other process is in its way, for at most ``BUSY_SECONDS``.
+
+        SQLite's own waiting sleeps up to 100 ms at a time, which starves a process beside a busy one; these short
+        pauses let two of them take turns.
+        """
+        deadline = time.monotonic() + BUSY_SECONDS
+        pause = _BUSY_PAUSE_MIN_SECONDS
+        while True:
+            try:
+                action()
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF not in _BUSY_CODES or time.monotonic() > deadline:
+                    raise
+            time.sleep(pause)
+            pause = min(pause * 1.5, _BUSY_PAUSE_MAX_SECONDS)
+
+    def begin(self) -> SQLiteWrite:
+        connection = self._writing
+        if connection is None:
+            raise LogUnavailable(self.url, "it is closed")
+        try:
+            self._retry_busy(lambda: connection.execute("BEGIN IMMEDIATE"))
+        except sqlite3.Error as error:
+            raise unavailable(self.url, error) or error from error
+        self._data_version = self._read_data_version()
+        return SQLiteWrite(self.url, connection)
+
+    def changed(self) -> bool:
+        try:
+            found = self._read_data_version()
+        except sqlite3.Error as error:
+            raise unavailable(self.url, error) or error from error
+        if found == self._data_version:
+            return False
+        self._data_version = found
+        return True
+
+    def _read_data_version(self) -> int:
+        if self._writing is None:
+            raise LogUnavailable(self.url, "it is closed")
+        found: int = self._writing.execute("PRAGMA data_version").fetchone()[0]
+        return found
+
+    def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int]:
+        """Appends event bodies through the library's interface, in a transaction of their own."""
+        transaction = self.begin()
+        try:
+            rows = chained(transaction, stored_events)
+            transaction.insert(rows)
+            transaction.commit()
+        finally:
+            transaction.rollback()
+        return [row[0] for row in rows]
+
+    # ------------------------------------------------------------------------------------ reading
+
+    @contextmanager
+    def _snapshot(self) -> Generator[sqlite3.Cursor]:
+        try:
+            with self.datastore.transaction(commit=False) as cursor:
+                yield cursor  # type: ignore[misc]
+        except PersistenceError as error:
+            cause = error.args[0] if error.args and isinstance(error.args[0], sqlite3.Error) else error
+            raise unavailable(self.url, cause) or cause from error
+
+    def select_events(
+        self,
+        originator_id: Any,
+        *,
+        gt: int | None = None,
+        lte: int | None = None,
+        desc: bool = False,
+        limit: int | None = None,
+    ) -> Sequence[Notification]:
+        name = "select_stream_newest_first" if desc else "select_stream"
+        params = {"stream": originator_id, "gt": gt, "lte": lte, "limit": limit}
+        with self._snapshot() as cursor:
+            cursor.execute(statement("sqlite", name), params)
+            return [Notification(*row) for row in cursor.fetchall()]
+
+    def select_notifications(
+        self,
+        start: int | None,
+        limit: int,
+        stop: int | None = None,
+        topics: Sequence[str] = (),
+        *,
+        inclusive_of_start: bool = True,
+    ) -> Sequence[Notification]:
+        first = 0 if start is None else start + (not inclusive_of_start)
+        params: dict[str, object] = {"start": first, "stop": stop, "limit": limit}
+        name = "select_log"
+        if topics:
+            name = "select_log_topics"
+            params["topics"] = orjson.dumps(list(topics)).decode()
+        with self._snapshot() as cursor:
+            cursor.execute(statement("sqlite", name), params)
+            return [Notification(*row) for row in cursor.fetchall()]
+
+    def max_notification_id(self) -> int:
+        with self._snapshot() as cursor:
+            return _head(cursor)
+
+    def read(self, sql: str, params: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
+        with self._snapshot() as cursor:
+            cursor.execute(sql, params)  # type: ignore[arg-type]
+            return cursor.fetchall()
+
+    def read_at(self, sql: str, params: Sequence[object] = ()) -> tuple[list[Row], int]:
+        with self._snapshot() as cursor:
+            cursor.execute(sql, params)  # type: ignore[arg-type]
+            return cursor.fetchall(), _head(cursor)
+
+    def get_blob(self, sha256: str) -> bytes | None:
+        found = self.read(statement("sqlite", "get_blob"), (sha256,))
+        return found[0][0] if found else None
+
+
+def _head(cursor: sqlite3.Cursor) -> int:
+    cursor.execute(statement("sqlite", "head"))
+    found = cursor.fetchone()
+    return found[0] if found else 0
