@@ -12,7 +12,7 @@ surrogates, list, and dict with str keys. Everything else is *tagged*: a dict wh
 | tuple | `{"~tuple": [...]}` |
 | set, frozenset | `{"~set": [...]}`, `{"~frozenset": [...]}`, in the order of the items' bytes |
 | dict with a key that is no plain str, or starts with `~` | `{"~dict": [[key, value], ...]}` |
-| datetime, time | `{"~datetime": ISO text}`, `{"~time": ISO text}`; may have `"zone"`, `"name"`, `"fold"` beside it |
+| datetime, time | `{"~datetime": ISO text}`, `{"~time": ISO text}`, and `zone` (key), `offset` (µs), `name`, `fold` |
 | date, timedelta | `{"~date": ISO text}`, `{"~timedelta": [days, seconds, microseconds]}` |
 | Decimal, UUID | `{"~decimal": text}`, `{"~uuid": hexadecimal digits}` |
 | a value with models, dataclasses or Enums in it | `{"~typed": tree of its plain data}`: at the root only |
@@ -63,6 +63,8 @@ DEPTH_MAX = 200
 
 INT_MIN, INT_MAX = -(2**63), 2**63 - 1
 
+_MINUTE = timedelta(minutes=1)
+_MICROSECOND = timedelta(microseconds=1)
 _NoneType = type(None)
 _PLAIN: frozenset[type] = frozenset({str, int, float, bool, _NoneType})
 
@@ -293,7 +295,11 @@ def _describe_zone(value: datetime | time, tree: dict[str, Json], tag: str) -> N
         tree["zone"] = zone.key
     elif type(zone) is timezone:
         name, offset = zone.tzname(None), zone.utcoffset(None)
-        if timezone(offset).tzname(None) != name:
+        has_own_name = timezone(offset).tzname(None) != name
+        if has_own_name or offset % _MINUTE:  # fromisoformat() misreads an offset of a few microseconds
+            tree[tag] = value.replace(tzinfo=None).isoformat()
+            tree["offset"] = offset // _MICROSECOND
+        if has_own_name:
             tree["name"] = _str(name, 0, _refuse)
     elif zone is not None:
         raise _Refused(zone, "give it a datetime.timezone or a zoneinfo.ZoneInfo made from a key")
@@ -473,10 +479,9 @@ def _read_time(text: str, tree: dict[str, Json]) -> time:
 def _read_zone(value: datetime | time, tree: dict[str, Json]) -> Any:
     if "zone" in tree:
         return ZoneInfo(tree["zone"])
-    if "name" in tree:
-        offset = value.utcoffset()
-        assert offset is not None
-        return timezone(offset, _read(tree["name"]))
+    if "offset" in tree:
+        offset = timedelta(microseconds=tree["offset"])
+        return timezone(offset, _read(tree["name"])) if "name" in tree else timezone(offset)
     return value.tzinfo
 
 

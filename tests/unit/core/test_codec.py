@@ -63,7 +63,9 @@ def is_stored_form(tree: Any) -> bool:
 
 
 ZONES = ["UTC", "Europe/Paris", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu"]
-offsets = st.timedeltas(min_value=timedelta(hours=-23), max_value=timedelta(hours=23))
+offsets = st.timedeltas(min_value=timedelta(hours=-23), max_value=timedelta(hours=23)) | st.integers(
+    -1439, 1439
+).map(lambda minutes: timedelta(minutes=minutes))
 zones: st.SearchStrategy[tzinfo | None] = (
     st.none()
     | st.just(UTC)
@@ -129,6 +131,8 @@ values: st.SearchStrategy[Any] = st.recursive(
 @example([-0.0, math.inf, -math.inf, math.nan])
 @example(datetime(2024, 10, 27, 2, 30, fold=1, tzinfo=ZoneInfo("Europe/Paris")))
 @example(Decimal("sNaN123"))
+@example(time(1, tzinfo=timezone(timedelta(microseconds=1))))
+@example(datetime(2024, 1, 1, tzinfo=timezone(timedelta(microseconds=-1), "~\ud800")))
 @example({True: "a", None: "b", 2: "c", (): "d", frozenset(): "e"})
 def test_native_values_come_back_exactly(value: Any) -> None:
     tree = encode(value, where="value")
@@ -189,6 +193,12 @@ def test_the_stored_form_is_what_is_documented() -> None:
     at = datetime(2024, 10, 27, 2, 30, fold=1, tzinfo=ZoneInfo("Europe/Paris"))
     assert encode(at, where="") == {"~datetime": "2024-10-27T02:30:00", "zone": "Europe/Paris", "fold": 1}
     assert encode(time(1, 2, tzinfo=UTC), where="") == {"~time": "01:02:00+00:00"}
+    named = timezone(timedelta(hours=1), "CET")
+    assert encode(time(1, tzinfo=named), where="") == {
+        "~time": "01:00:00",
+        "offset": 3_600_000_000,
+        "name": "CET",
+    }
 
 
 def test_an_int_may_have_more_digits_than_python_prints() -> None:
