@@ -34,7 +34,7 @@ def checked_name(name: object, what: str, *, forbidden: str = "") -> str:
 
     Raises:
         TypeError: It is no text.
-        ValueError: It is empty, longer than 200 characters or contains a forbidden character.
+        ValueError: It is empty, longer than 200 characters, no Unicode text or contains a forbidden character.
     """
     if not isinstance(name, str):
         raise TypeError(f"a {what}'s name is a str, not {shown(name)}")
@@ -44,6 +44,8 @@ def checked_name(name: object, what: str, *, forbidden: str = "") -> str:
         raise ValueError(
             f"a {what}'s name has at most {NAME_CHARS_MAX} characters, and {shown(name)} has {len(name)}"
         )
+    if any("\ud800" <= character <= "\udfff" for character in name):
+        raise ValueError(f"a {what}'s name must not hold lone surrogates, which are not text: {name!r}")
     found = [character for character in forbidden if character in name]
     if found:
         raise ValueError(f"a {what}'s name must not contain {' or '.join(map(repr, found))}: {name!r}")
