@@ -8,8 +8,11 @@ not the length of its history. A *detailed* state keeps the steps that have ende
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
+
+from wfes.core.error_info import ErrorInfo
 
 Json = Any
 
@@ -48,6 +51,40 @@ TRANSITIONS: dict[Status, frozenset[Status]] = {
     Status.TIMED_OUT: frozenset({Status.PENDING}),
 }
 """From each status, the statuses one event can lead to (besides staying). Only ``retry`` leads out of an end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an instance ended, as ``step.wait_for_workflow`` gives it.
+
+    Attributes:
+        id: the instance.
+        status: its terminal status.
+        output: what it returned, where it completed; plain Python data.
+        error: what failed it, or None.
+    """
+
+    id: str
+    status: Status
+    output: Any = None
+    error: ErrorInfo | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """One thing an instance waits for.
+
+    Attributes:
+        kind: ``sleep``, ``listen``, ``request``, ``child``, ``workflow`` or ``timer``.
+        name: what it waits for: a step's path, the name of an event or request, an instance.
+        since: when it began to wait (aware, UTC).
+        until: when it ends by itself (aware, UTC), or None.
+    """
+
+    kind: str
+    name: str
+    since: datetime
+    until: datetime | None
 
 
 @dataclass(slots=True)
