@@ -8,8 +8,9 @@ same transaction, so an ordinary step touches no row, and a rebuild is that func
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+from wfes.core.events import WorkflowDefined
 from wfes.core.state import InstanceState
 
 Row = tuple[Any, ...]
@@ -33,5 +34,25 @@ class StateProjection(Protocol):
     delete: str
 
     def rows(self, state: InstanceState) -> Mapping[Row, Row]:
-        """The instance's rows by key: key -> whole row. Pure and quick."""
+        """The instance's rows by key: key -> whole row. Pure and quick.
+
+        Must not depend on what an ordinary step changes (``wfes.log.rows.QUIET``): version, time of the last event, steps,
+        fields, progress. The status, the waits, ``runnable_at()`` and everything that follows from them are fine.
+        """
+        ...
+
+
+@runtime_checkable
+class DefinitionProjection(Protocol):
+    """A state projection that also has rows for the definitions of workflows.
+
+    Attributes:
+        forget: statement that removes all rows of one workflow; its parameter is the workflow's name.
+    """
+
+    upsert: str
+    forget: str
+
+    def defined(self, event: WorkflowDefined) -> Sequence[Row]:
+        """The rows of a workflow's newest definition; they replace all that it had."""
         ...

@@ -1,0 +1,18 @@
+"""The engine's read models, one a file: its table, the rows an instance has in it, and its queries."""
+
+from __future__ import annotations
+
+from wfes.subscription.projection import StateProjection
+from wfes_projections.instances import Instances
+from wfes_projections.listeners import Listeners
+from wfes_projections.requests import Requests
+from wfes_projections.subscriptions import Subscriptions
+from wfes_projections.waiters import Waiters
+from wfes_projections.work import Work
+
+__all__ = ["Instances", "Listeners", "Requests", "Subscriptions", "Waiters", "Work", "inline"]
+
+
+def inline() -> list[StateProjection]:
+    """The projections the engine keeps inline."""
+    return [Instances(), Work(), Requests(), Listeners(), Waiters(), Subscriptions()]

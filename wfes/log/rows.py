@@ -1,0 +1,86 @@
+"""Inline rows: projections kept up to date inside the append's own transaction.
+
+Rows of an instance are computed before and after a transaction's events, and the difference is written. Events in
+``QUIET`` that leave the status alone change no row, so the rows of an instance that only runs steps are not even
+computed. What a projection is says ``wfes.subscription``, which also makes its tables and rebuilds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from wfes.core import events as e
+from wfes.core.state import InstanceState
+
+if TYPE_CHECKING:
+    from wfes.subscription.projection import DefinitionProjection, StateProjection
+
+Row = tuple[Any, ...]
+QUIET: frozenset[type[e.Event]] = frozenset(
+    {
+        e.StepStarted,
+        e.StepCompleted,
+        e.StepAttemptFailed,
+        e.StepFailed,
+        e.StepCancelled,
+        e.ResultReused,
+        e.StateChanged,
+        e.ProgressRecorded,
+        e.CallRecorded,
+    }
+)
+"""Events that change no row of an instance as long as its status stays."""
+
+OWN = "$"
+"""What the engine's own streams begin with."""
+
+Rows = tuple[Mapping[Row, Row], ...]
+"""An instance's rows, one mapping a projection."""
+
+
+class Target(Protocol):
+    """Where rows are written: an open write transaction."""
+
+    def query(self, sql: str, params: Sequence[object] | Mapping[str, object] = ()) -> list[Row]: ...
+
+    def executemany(self, sql: str, params: Sequence[Sequence[object]]) -> None: ...
+
+
+class InlineRows:
+    """Computes and writes the rows of a fixed set of projections."""
+
+    def __init__(self, projections: Sequence[StateProjection]) -> None:
+        self.projections = tuple(projections)
+        self.nothing: Rows = tuple({} for _ in self.projections)
+        """The rows of an instance that does not exist."""
+        defining: list[Any] = [given for given in self.projections if hasattr(given, "defined")]
+        self._defining: list[DefinitionProjection] = defining
+
+    def rows(self, state: InstanceState) -> Rows:
+        """The instance's rows."""
+        return tuple([projection.rows(state) for projection in self.projections])
+
+    def write(self, target: Target, changes: Iterable[tuple[Rows, Rows]]) -> None:
+        """Writes the differences between the rows before and after, one statement a projection."""
+        pairs = list(changes)
+        for index, projection in enumerate(self.projections):
+            gone: list[Row] = []
+            new: list[Row] = []
+            for before, after in pairs:
+                old, now = before[index], after[index]
+                if old == now:
+                    continue
+                gone.extend(key for key in old if key not in now)
+                new.extend(row for key, row in now.items() if old.get(key) != row)
+            if gone:
+                target.executemany(projection.delete, gone)
+            if new:
+                target.executemany(projection.upsert, new)
+
+    def define(self, target: Target, event: e.WorkflowDefined) -> None:
+        """Replaces the rows of a workflow's definition."""
+        for projection in self._defining:
+            target.query(projection.forget, (event.workflow,))
+            if rows := projection.defined(event):
+                target.executemany(projection.upsert, rows)

@@ -1,0 +1,156 @@
+"""What a member of the writer's queue sees: the Tx of the port, on an open write transaction.
+
+Appends are buffered: they change the cached states at once and become rows of the log all together, in one
+``executemany``, before the commit or before something has to be read that must show them. An append of one event
+costs a JSON dump, a digest, an applier and one tuple; that is the path of every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from wfes.core.chain import digest
+from wfes.core.events import Event, Recorded, WorkflowDefined, WorkflowStarted
+from wfes.core.evolve import evolve
+from wfes.core.state import InstanceState
+from wfes.log.application import body_bytes, decode
+from wfes.log.cache import LARGE, Cache, Entry
+from wfes.log.port import Row, StoredRow, Tx, WriteTransaction
+from wfes.log.rows import QUIET, InlineRows
+
+Reaction = Callable[[Tx, str, Event, InstanceState], None]
+"""Called right after an event of its type was appended, in the same transaction."""
+
+
+class Transaction:
+    """The port's Tx. Used by the writer's thread, for one transaction."""
+
+    def __init__(
+        self,
+        write: WriteTransaction,
+        cache: Cache,
+        inline: InlineRows,
+        reactions: Mapping[type[Event], Reaction],
+        now: int,
+    ) -> None:
+        self.now = now
+        self.appended = 0
+        """How much was changed so far: a member that raises with this unchanged has done nothing."""
+        self.notable: list[Recorded] = []
+        """What was appended here and concerns others than the execution that appended it, in log order."""
+        self.last_row: StoredRow | None = None
+        self._write = write
+        self._cache = cache
+        self._inline = inline
+        self._reactions = reactions
+        self._position = write.head
+        self._rows: list[StoredRow] = []
+        self._touched: list[Entry] = []
+        self._dirty: list[Entry] = []
+        self._defined: list[WorkflowDefined] = []
+
+    # ---------------------------------------------------------------------------------------- Tx
+
+    def state(self, stream: str) -> InstanceState | None:
+        entry = self._cache.get(stream, self._write)
+        return entry.state if entry.version else None
+
+    def version(self, stream: str) -> int:
+        return self._cache.get(stream, self._write).version
+
+    def append(self, stream: str, events: Sequence[Event]) -> int:
+        entry = self._cache.get(stream, self._write)
+        if not entry.touched:
+            entry.touched = True
+            self._touched.append(entry)
+        for event in events:
+            self._append(entry, event)
+        return entry.version
+
+    def _append(self, entry: Entry, event: Event) -> None:
+        cls = type(event)
+        stream = entry.stream
+        state = entry.state
+        version = entry.version + 1
+        if state is not None and (version == 1) is not (cls is WorkflowStarted):
+            raise ValueError(f"{cls.topic} cannot be version {version} of instance {stream!r}")
+        stored = entry.digest + body_bytes(event)
+        position = self._position + 1
+        row = (position, stream, version, cls.topic, stored)
+        self._position = position
+        self._rows.append(row)
+        self.appended += 1
+        entry.digest = digest(stream, version, cls.topic, stored)
+        entry.version = version
+        if state is not None:
+            quiet = cls in QUIET
+            if entry.rows is None and (not quiet or state.waits or state.timers):
+                entry.rows = self._inline.nothing if version == 1 else self._inline.rows(state)
+            status = state.status
+            evolve(state, event, version)
+            if not entry.dirty and (not quiet or state.status is not status):
+                entry.dirty = True
+                self._dirty.append(entry)
+            if len(stored) > LARGE:
+                entry.weight += len(stored)
+                self._cache.weight += len(stored)
+        elif cls is WorkflowDefined:
+            self._defined.append(event)  # type: ignore[arg-type]
+        if not cls.owner or cls.terminal:
+            self.notable.append(Recorded(stream, version, event, position))
+        reaction = self._reactions.get(cls)
+        if reaction is not None and state is not None:
+            reaction(self, stream, event, state)
+
+    def history(self, stream: str, after: int = 0) -> list[Recorded]:
+        self.flush_events()
+        return [decode(stored) for stored in self._write.history(stream, after)]
+
+    def query(self, sql: str, params: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
+        self.flush()
+        self.appended += not _reads(sql)
+        return self._write.query(sql, params)
+
+    def put_blob(self, sha256: str, content: bytes) -> None:
+        self.appended += 1
+        self._write.put_blob(sha256, content)
+
+    # -------------------------------------------------------------------------------- the writer's
+
+    def flush_events(self) -> None:
+        """Makes the buffered events rows of the log."""
+        if self._rows:
+            rows, self._rows = self._rows, []
+            self.last_row = rows[-1]
+            self._write.insert(rows)
+
+    def flush(self) -> None:
+        """Makes everything buffered rows, the projections' included."""
+        self.flush_events()
+        for event in self._defined:
+            self._inline.define(self._write, event)
+        self._defined.clear()
+        if self._dirty:
+            dirty, self._dirty = self._dirty, []
+            changes = []
+            for entry in dirty:
+                entry.dirty = False
+                assert entry.state is not None
+                before = entry.rows
+                entry.rows = self._inline.rows(entry.state)
+                changes.append((before or self._inline.nothing, entry.rows))
+            self._inline.write(self._write, changes)
+
+    def committed(self) -> None:
+        """Settles the entries after the commit."""
+        for entry in self._touched:
+            entry.touched = False
+
+    def undone(self) -> None:
+        """Drops what is known of the streams appended to: none of it happened."""
+        for entry in self._touched:
+            self._cache.forget(entry.stream)
+
+
+def _reads(sql: str) -> bool:
+    return sql.lstrip()[:6].upper() == "SELECT" or sql.lstrip()[:4].upper() == "WITH"

@@ -1,0 +1,448 @@
+"""The writer: one thread that owns all writing to a log, and the reading of what others wrote.
+
+It takes everything queued, runs it in one transaction, commits once, and hands all outcomes to the event loop in one
+call: durability costs one fsync a batch. There is no artificial waiting; while one batch is on its way to the disk
+the next one gathers.
+
+Invariants:
+
+* Every notable event of the log, whoever wrote it, is delivered exactly once and in log order, before the outcomes of
+  the members of its own commit.
+* A member that fails harms no other: what it did is undone with the whole batch, and the others run again without it.
+* While the database is away nothing is lost and nothing is made up: members wait, the commit whose answer was lost is
+  looked up in the log, and only commands that nobody has recorded are given back after ``command_timeout``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from eventsourcing.persistence import Notification
+
+from wfes.core.events import CATALOGUE, Event, Recorded
+from wfes.core.evolve import evolve
+from wfes.errors import LogUnavailable, UnknownEvent
+from wfes.log.application import decode, digest
+from wfes.log.cache import Cache
+from wfes.log.outbox import Batch, Outbox
+from wfes.log.port import Log, Member, StoredRow, WriteTransaction
+from wfes.log.rows import InlineRows
+from wfes.log.transaction import Reaction, Transaction
+
+if TYPE_CHECKING:
+    from wfes.subscription.projection import StateProjection
+
+__all__ = ["Batch", "Reaction", "Writer"]
+
+logger = logging.getLogger("wfes.log")
+
+IDLE_SECONDS = 0.05
+"""How often an idle writer asks whether another process committed."""
+BACKOFF_MIN_SECONDS = 0.02
+BACKOFF_MAX_SECONDS = 1.0
+_NEWS_PAGE = 1000
+
+
+@dataclass(slots=True)
+class _Taken:
+    """A member out of the queue. ``since``: monotonic seconds; ``withdrawable``: may be given back unrecorded."""
+
+    member: Member
+    since: float
+    withdrawable: bool
+
+
+_Result = tuple[Member, Any, Exception | None]
+
+
+class _Culprit(Exception):
+    """A member raised after it had appended."""
+
+    def __init__(self, taken: _Taken, error: Exception) -> None:
+        self.taken = taken
+        self.error = error
+
+
+class _Unknown(Exception):
+    """A commit failed, and may or may not have happened."""
+
+    def __init__(self, transaction: Transaction, results: list[_Result], error: Exception) -> None:
+        self.transaction = transaction
+        self.results = results
+        self.error = error
+
+
+class Writer:
+    """Group commit for one process.
+
+    Args:
+        log: an open log whose tables are brought up.
+        projections: the inline projections.
+        reactions: by event type, what to append with such an event, in the same transaction.
+        clock: wall clock, microseconds since the Unix epoch.
+        deliver: called on the event loop's thread with the notable events of each commit, whoever made it.
+        queue_max: from how many unresolved members on ``room`` waits.
+        batch_max: the most members in one transaction.
+        command_timeout: seconds after which commands are given back while the log is in trouble.
+        cache_max: how many streams' states are kept.
+        cache_bytes_max: how many bytes of larger values they may hold together.
+
+    Attributes:
+        workers: ids of this process's workers: states of what they own are kept.
+        trouble: why the log cannot be written at the moment, or None.
+        commits: how many transactions were committed.
+        events: how many events they held.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        *,
+        projections: Sequence[StateProjection] = (),
+        reactions: Mapping[type[Event], Reaction] | None = None,
+        clock: Callable[[], int],
+        deliver: Callable[[Batch], None],
+        queue_max: int = 10_000,
+        batch_max: int = 2_000,
+        command_timeout: float = 10.0,
+        cache_max: int = 4_096,
+        cache_bytes_max: int = 64 << 20,
+    ) -> None:
+        self.workers: set[str] = set()
+        self.trouble: LogUnavailable | None = None
+        self.commits = 0
+        self.events = 0
+        self._log = log
+        self._inline = InlineRows(projections)
+        self._reactions = dict(reactions or {})
+        self._clock = clock
+        self._deliver = deliver
+        self._queue_max = queue_max
+        self._batch_max = batch_max
+        self._command_timeout = command_timeout
+        self._cache = Cache(cache_max, cache_bytes_max, self.workers)
+        self._queue: queue.SimpleQueue[Member | None] = queue.SimpleQueue()
+        self._held: deque[_Taken] = deque()
+        self._in_hand = 0
+        self._seen = 0
+        self._stopping = threading.Event()
+        self._broken: Exception | None = None
+        self._thread: threading.Thread | None = None
+        self._outbox: Outbox | None = None
+        self._room: deque[asyncio.Future[None]] = deque()
+
+    # ------------------------------------------------------------------------- on the loop's thread
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Starts the thread. What is committed from this moment on is delivered, on this loop's thread."""
+        if self._thread is not None:
+            raise RuntimeError("this writer has been started before")
+        self._outbox = Outbox(loop, self._deliver, self._make_room)
+        self._seen = self._log.max_notification_id()
+        self._thread = threading.Thread(target=self._run, name="wfes-writer", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Writes what is queued and ends the thread; outcomes are delivered before this returns.
+
+        While the log is in trouble nothing waits for it: what is queued fails with that trouble.
+        """
+        thread = self._thread
+        if thread is None or self._outbox is None:
+            return
+        self._stopping.set()
+        self._queue.put(None)
+        thread.join()
+        self._outbox.finish()
+
+    def submit(self, member: Member) -> None:
+        """Queues a member. Never blocks; from any thread.
+
+        A member with a true attribute ``withdrawable`` (a command somebody waits for) is given back with
+        ``LogUnavailable`` if it could not be recorded within ``command_timeout``; any other waits for ever.
+        """
+        self._queue.put(member)
+
+    @property
+    def backlog(self) -> int:
+        """How many members are not written yet."""
+        return self._queue.qsize() + self._in_hand
+
+    async def room(self) -> None:
+        """Waits until the queue is below its bound."""
+        while self.backlog >= self._queue_max and not self._stopping.is_set():
+            future = asyncio.get_running_loop().create_future()
+            self._room.append(future)
+            await future
+
+    def _make_room(self) -> None:
+        while self._room and (self.backlog < self._queue_max or self._stopping.is_set()):
+            future = self._room.popleft()
+            if not future.done():
+                future.set_result(None)
+
+    # ----------------------------------------------------------------------- on the writer's thread
+
+    def _run(self) -> None:
+        assert self._outbox is not None
+        while True:
+            try:
+                first = self._queue.get(timeout=IDLE_SECONDS)
+            except queue.Empty:
+                self._look_around()
+                continue
+            self._take(first)
+            while self._held and self._broken is None:
+                batch = [self._held.popleft() for _ in range(min(len(self._held), self._batch_max))]
+                self._in_hand = len(batch) + len(self._held)
+                self._write(batch)
+                self._take_all()
+            self._in_hand = 0
+            self._fail_if_broken()
+            self._cache.trim()
+            if self._stopping.is_set() and self._queue.empty():
+                return
+
+    def _take(self, member: Member | None) -> None:
+        now = time.monotonic()
+        get = self._queue.get_nowait
+        held = self._held
+        while True:
+            if member is not None:
+                held.append(_Taken(member, now, getattr(member, "withdrawable", False)))
+            if self._queue.empty():
+                return
+            member = get()
+
+    def _take_all(self) -> None:
+        if not self._queue.empty():
+            self._take(None)
+
+    def _write(self, batch: list[_Taken]) -> None:
+        """Writes a batch, whatever it takes: every member of it is resolved when this returns."""
+        groups = deque([batch])
+        pause = BACKOFF_MIN_SECONDS
+        while groups:
+            group = groups.popleft()
+            if not group:
+                continue
+            try:
+                self._attempt(group)
+            except _Culprit as culprit:
+                self._refuse(culprit.taken, culprit.error)
+                groups.appendleft([taken for taken in group if taken is not culprit.taken])
+            except _Unknown as unknown:
+                if not self._settle(unknown, group):
+                    groups.appendleft(self._wait_out(unknown.error, group, pause))
+                    pause = min(pause * 2, BACKOFF_MAX_SECONDS)
+            except LogUnavailable as error:
+                groups.appendleft(self._wait_out(error, group, pause))
+                pause = min(pause * 2, BACKOFF_MAX_SECONDS)
+            except UnknownEvent as error:
+                self._broken = error
+                groups.appendleft(group)
+                for taken in (taken for rest in groups for taken in rest):
+                    self._refuse(taken, error)
+                return
+            except Exception as error:
+                if len(group) == 1:
+                    self._refuse(group[0], error)
+                else:
+                    groups.extendleft([taken] for taken in reversed(group))
+            else:
+                pause = BACKOFF_MIN_SECONDS
+                self._all_well()
+
+    def _attempt(self, group: list[_Taken]) -> None:
+        """Runs the group in one transaction and commits it, or undoes everything and raises."""
+        write = self._log.begin()
+        transaction = None
+        try:
+            if write.head > self._seen:
+                self._take_news(write.news(self._seen))
+            transaction = Transaction(write, self._cache, self._inline, self._reactions, self._clock())
+            results = self._run_members(group, transaction)
+            transaction.flush()
+        except BaseException:
+            write.rollback()
+            if transaction is not None:
+                transaction.undone()
+            raise
+        if transaction.appended:
+            try:
+                write.commit()
+            except Exception as error:
+                write.rollback()
+                raise _Unknown(transaction, results, error) from error
+        else:
+            write.rollback()
+        self._finish(transaction, results, write.head)
+
+    @staticmethod
+    def _run_members(group: list[_Taken], transaction: Transaction) -> list[_Result]:
+        results: list[_Result] = []
+        for taken in group:
+            member = taken.member
+            before = transaction.appended
+            try:
+                results.append((member, member.run(transaction), None))
+            except LogUnavailable:
+                raise
+            except Exception as error:
+                if transaction.appended != before:
+                    raise _Culprit(taken, error) from error
+                results.append((member, None, error))
+        return results
+
+    def _finish(self, transaction: Transaction, results: list[_Result], head: int) -> None:
+        assert self._outbox is not None
+        transaction.committed()
+        batch = None
+        if transaction.appended:
+            self.commits += 1
+            self.events += head - self._seen
+            self._seen = head
+            batch = Batch(head, transaction.notable)
+        self._in_hand = len(self._held)
+        self._outbox.put(batch, results)
+
+    def _refuse(self, taken: _Taken, error: Exception) -> None:
+        assert self._outbox is not None
+        self._outbox.put(None, [(taken.member, None, error)])
+
+    # ------------------------------------------------------------------------------------- trouble
+
+    def _settle(self, unknown: _Unknown, group: list[_Taken]) -> bool:
+        """Looks up in the log whether a commit happened whose answer is missing. True: it did, all is told."""
+        row = unknown.transaction.last_row
+        pause = BACKOFF_MIN_SECONDS
+        while row is not None:
+            try:
+                write = self._log.begin()
+                try:
+                    happened = _stands(write, row)
+                finally:
+                    write.rollback()
+            except LogUnavailable as error:
+                if self._stopping.is_set():
+                    break
+                self._note_trouble(error)
+                time.sleep(pause)
+                pause = min(pause * 2, BACKOFF_MAX_SECONDS)
+                continue
+            if happened:
+                self._finish(unknown.transaction, unknown.results, row[0])
+                self._all_well()
+                return True
+            break
+        unknown.transaction.undone()
+        return False
+
+    def _wait_out(self, error: Exception, group: list[_Taken], pause: float) -> list[_Taken]:
+        """Waits a moment while the database is away; returns the members that wait on."""
+        trouble = error if isinstance(error, LogUnavailable) else LogUnavailable(self._log.url, str(error))
+        self._note_trouble(trouble)
+        self._stopping.wait(pause)
+        self._take_all()
+        if self._stopping.is_set():
+            for taken in (*group, *self._held):
+                self._refuse(taken, trouble)
+            self._held.clear()
+            return []
+        limit = time.monotonic() - self._command_timeout
+        kept = self._give_back(group, limit, trouble)
+        self._held = deque(self._give_back(self._held, limit, trouble))
+        self._in_hand = len(kept) + len(self._held)
+        return kept
+
+    def _give_back(self, members: Sequence[_Taken], limit: float, trouble: LogUnavailable) -> list[_Taken]:
+        kept: list[_Taken] = []
+        for taken in members:
+            if taken.withdrawable and taken.since <= limit:
+                self._refuse(taken, trouble)
+            else:
+                kept.append(taken)
+        return kept
+
+    def _note_trouble(self, trouble: LogUnavailable) -> None:
+        if self.trouble is None:
+            logger.warning("%s; writing waits until it is back", trouble)
+        self.trouble = trouble
+
+    def _all_well(self) -> None:
+        if self.trouble is not None:
+            self.trouble = None
+            logger.warning("the log %s is written again", self._log.url)
+
+    def _fail_if_broken(self) -> None:
+        if self._broken is not None:
+            self._take_all()
+            while self._held:
+                self._refuse(self._held.popleft(), self._broken)
+
+    # ------------------------------------------------------------------------------ what others did
+
+    def _look_around(self) -> None:
+        """Reads what other processes committed, if they did."""
+        if self._broken is not None:
+            return
+        try:
+            if not self._log.changed():
+                return
+            while page := self._log.select_notifications(
+                self._seen, _NEWS_PAGE, inclusive_of_start=False
+            ):
+                self._take_news(page)
+        except LogUnavailable as error:
+            self._note_trouble(error)
+        except UnknownEvent as error:
+            self._broken = error
+            logger.error("%s; this engine stops writing", error)
+        else:
+            self._all_well()
+
+    def _take_news(self, stored: Sequence[Notification]) -> None:
+        """Takes in what others committed: states in memory move on, notable events are delivered."""
+        assert self._outbox is not None
+        notable: list[Recorded] = []
+        for notification in stored:
+            recorded = self._take_one(notification)
+            if recorded is not None:
+                notable.append(recorded)
+        self._seen = stored[-1].id
+        self._outbox.put(Batch(self._seen, notable), [])
+
+    def _take_one(self, notification: Notification) -> Recorded | None:
+        stream = str(notification.originator_id)
+        cls = CATALOGUE.get(notification.topic)
+        entry = self._cache.peek(stream)
+        notable = cls is None or not cls.owner or cls.terminal
+        if entry is None and not notable:
+            return None
+        recorded = decode(notification)
+        if entry is not None:
+            version = recorded.originator_version
+            if version != entry.version + 1:
+                self._cache.forget(stream)
+            else:
+                if entry.state is not None:
+                    evolve(entry.state, recorded.event, version)
+                entry.version = version
+                entry.digest = digest(notification)
+                entry.rows = None
+        return recorded if notable else None
+
+
+def _stands(write: WriteTransaction, row: StoredRow) -> bool:
+    """Whether the log holds this very row."""
+    position, stream, version, _, state = row
+    found = write.history(stream, version - 1)
+    return bool(found) and found[0].id == position and found[0].state == state
