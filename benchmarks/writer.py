@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -119,14 +120,16 @@ async def measure(path: Path, instances: int, steps: int) -> dict[str, Any]:
 
 
 def bytes_per_step(path: Path, steps: int) -> float:
-    """Size of the events' table and its index, a step."""
-    log = open_log(f"sqlite:///{path}")
-    log.open([])
+    """Size of the events' table and its index, a step; of the whole file where SQLite was built without dbstat."""
+    connection = sqlite3.connect(path)
     try:
-        (found,) = log.read("SELECT sum(pgsize) FROM dbstat WHERE name IN ('wfes_events', 'wfes_streams')")
-        return round(found[0] / steps, 1)
+        sizes = "SELECT sum(pgsize) FROM dbstat WHERE name IN ('wfes_events', 'wfes_streams')"
+        size: int = connection.execute(sizes).fetchone()[0]
+    except sqlite3.OperationalError:
+        size = path.stat().st_size
     finally:
-        log.close()
+        connection.close()
+    return round(size / steps, 1)
 
 
 def several(arguments: argparse.Namespace, path: Path) -> dict[str, Any]:
@@ -150,7 +153,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--directory", type=Path, default=None, help="where the log is made")
-    parser.add_argument("--file", type=Path, default=None, help="the log to write to; made by several processes")
+    parser.add_argument(
+        "--file", type=Path, default=None, help="the log to write to; made by several processes"
+    )
     arguments = parser.parse_args()
     if arguments.file is not None:
         print(json.dumps(asyncio.run(measure(arguments.file, arguments.instances, arguments.steps))))

@@ -94,9 +94,7 @@ def decode(stored: Notification) -> Recorded:
 
 def digest(stored: StoredEvent) -> bytes:
     """What the next event of the stream carries."""
-    return chain.digest(
-        str(stored.originator_id), stored.originator_version, stored.topic, stored.state
-    )
+    return chain.digest(str(stored.originator_id), stored.originator_version, stored.topic, stored.state)
 
 
 def chained(transaction: WriteTransaction, bodies: Sequence[StoredEvent]) -> list[StoredRow]:

@@ -208,6 +208,4 @@ def _stored(row: StoredRow) -> StoredEvent:
 
 
 def _placed(stored: StoredEvent, position: int) -> Notification:
-    return Notification(
-        stored.originator_id, stored.originator_version, stored.topic, stored.state, position
-    )
+    return Notification(stored.originator_id, stored.originator_version, stored.topic, stored.state, position)

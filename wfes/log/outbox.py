@@ -59,9 +59,7 @@ class Outbox:
         self._scheduled = False
         self._thread = threading.get_ident()
 
-    def put(
-        self, batch: Batch | None, results: Sequence[tuple[Member, Any, Exception | None]]
-    ) -> None:
+    def put(self, batch: Batch | None, results: Sequence[tuple[Member, Any, Exception | None]]) -> None:
         """Adds news and then outcomes. From the writer's thread."""
         items = self._items
         if batch is not None:

@@ -176,7 +176,9 @@ class SQLiteLog(SQLiteApplicationRecorder):
     def _settings(self, connection: sqlite3.Connection) -> None:
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
-            raise LogUnavailable(self.url, f"its file system allows no write-ahead log (journal mode {mode!r})")
+            raise LogUnavailable(
+                self.url, f"its file system allows no write-ahead log (journal mode {mode!r})"
+            )
         connection.execute("PRAGMA synchronous = FULL")
         if sys.platform == "darwin":
             connection.execute("PRAGMA fullfsync = ON")

@@ -19,7 +19,10 @@ _REASONS: dict[int, tuple[str, bool]] = {
     sqlite3.SQLITE_IOERR: ("the disk does not read or write", True),
     sqlite3.SQLITE_NOMEM: ("there is not enough memory", True),
     sqlite3.SQLITE_INTERRUPT: ("the statement was interrupted", True),
-    sqlite3.SQLITE_READONLY: ("it is read-only; the engine needs to write to the file and its directory", False),
+    sqlite3.SQLITE_READONLY: (
+        "it is read-only; the engine needs to write to the file and its directory",
+        False,
+    ),
     sqlite3.SQLITE_PERM: ("the process may not open it; check the file's permissions", False),
     sqlite3.SQLITE_AUTH: ("the process may not open it; check the file's permissions", False),
     sqlite3.SQLITE_CANTOPEN: ("it cannot be opened; check its path and permissions", False),

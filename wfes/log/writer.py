@@ -397,9 +397,7 @@ class Writer:
         try:
             if not self._log.changed():
                 return
-            while page := self._log.select_notifications(
-                self._seen, _NEWS_PAGE, inclusive_of_start=False
-            ):
+            while page := self._log.select_notifications(self._seen, _NEWS_PAGE, inclusive_of_start=False):
                 self._take_news(page)
         except LogUnavailable as error:
             self._note_trouble(error)
