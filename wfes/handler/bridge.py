@@ -316,7 +316,7 @@ class OutsideLoop(asyncio.AbstractEventLoop):
     def _watch(self, kind: str, fd: Any, callback: Any, args: tuple[Any, ...]) -> None:
         self._unwatch(kind, fd)
         number = _fileno(fd)
-        watched = WatchedDescriptor(self, lambda: self._unwatch(kind, fd), lambda: callback(*args))
+        watched = WatchedDescriptor(self, lambda: self._unwatch(kind, number), lambda: callback(*args))
         self._watched[kind, number] = watched
         if self.outside is not None:
             getattr(self.outside, f"add_{kind}")(number, watched.ready)

@@ -363,6 +363,18 @@ class PrivateLoop(TimedLoop):
             "the event loop of a workflow handler cannot be stopped: return from the handler instead"
         )
 
+    def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> NoReturn:  # type: ignore[override]
+        raise RuntimeError(f"signal {sig}: signals belong to the application, not to a workflow handler")
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        return False
+
+    def set_default_executor(self, executor: Any) -> NoReturn:
+        raise RuntimeError(
+            f"default executor {executor!r}: a workflow handler uses that of the application's event loop; "
+            "pass an executor to run_in_executor instead"
+        )
+
     async def shutdown_asyncgens(self) -> None:
         """Nothing: the drop closes them."""
 
