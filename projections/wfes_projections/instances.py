@@ -69,8 +69,8 @@ class Instances:
         "CREATE INDEX IF NOT EXISTS wfes_instances_status ON wfes_instances (workflow, status, created_at, id)",
         "CREATE INDEX IF NOT EXISTS wfes_instances_key ON wfes_instances (key) WHERE key IS NOT NULL",
         "CREATE INDEX IF NOT EXISTS wfes_instances_parent ON wfes_instances (parent) WHERE parent IS NOT NULL",
-        "CREATE INDEX IF NOT EXISTS wfes_instances_conversation ON wfes_instances (conversation)"
-        " WHERE conversation IS NOT NULL",
+        """CREATE INDEX IF NOT EXISTS wfes_instances_conversation ON wfes_instances (conversation)
+            WHERE conversation IS NOT NULL""",
     )
     upsert = f"""INSERT INTO wfes_instances ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
         ON CONFLICT (id) DO UPDATE SET status = excluded.status, updated_at = excluded.updated_at"""
@@ -127,4 +127,5 @@ def select(wanted: InstanceFilter) -> tuple[str, list[object]]:
 
 def record(row: Row) -> InstanceRecord:
     """A row that ``select`` found."""
-    return InstanceRecord(*row[:8], tuple(orjson.loads(row[8])) if row[8] else ())
+    *plain, tags = row
+    return InstanceRecord(*plain, tags=tuple(orjson.loads(tags)) if tags else ())

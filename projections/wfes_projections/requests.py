@@ -117,5 +117,5 @@ def get(read: Read, id: str) -> RequestRecord | None:
 
 def record(row: Row) -> RequestRecord:
     """A row that ``select`` found."""
-    schema = None if row[5] is None else orjson.loads(row[5])
-    return RequestRecord(*row[:5], schema, *row[6:])
+    id, instance, workflow, name, message, schema, *rest = row
+    return RequestRecord(id, instance, workflow, name, message, schema and orjson.loads(schema), *rest)

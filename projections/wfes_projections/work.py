@@ -22,8 +22,8 @@ class Work:
             worker TEXT,
             runnable_at BIGINT
         )""",
-        "CREATE INDEX IF NOT EXISTS wfes_work_due ON wfes_work (workflow, runnable_at)"
-        " WHERE runnable_at IS NOT NULL",
+        """CREATE INDEX IF NOT EXISTS wfes_work_due ON wfes_work (runnable_at, workflow, id)
+            WHERE runnable_at IS NOT NULL""",
         "CREATE INDEX IF NOT EXISTS wfes_work_worker ON wfes_work (worker) WHERE worker IS NOT NULL",
     )
     upsert = """INSERT INTO wfes_work (id, workflow, worker, runnable_at) VALUES (?, ?, ?, ?)
@@ -38,7 +38,7 @@ class Work:
 
 RUNNABLE = """SELECT id FROM wfes_work
     WHERE workflow IN (SELECT value FROM json_each(?)) AND runnable_at <= ?
-    ORDER BY runnable_at, id LIMIT ?"""
+    ORDER BY runnable_at LIMIT ?"""
 NEXT_DUE = """SELECT min(runnable_at) FROM wfes_work
     WHERE workflow IN (SELECT value FROM json_each(?)) AND runnable_at > ?"""
 OWNED_BY = "SELECT id, workflow FROM wfes_work WHERE worker = ? ORDER BY id"

@@ -19,7 +19,6 @@ from typing import Any, ClassVar
 
 from wfes.errors import UnknownEvent
 
-type_ = type
 Json = Any
 """A JSON tree as ``core.codec`` makes it."""
 
@@ -463,19 +462,19 @@ class WorkflowDefined(Event):
     deadline: int | None = None
 
 
-def _catalogue() -> dict[str, type_[Event]]:
+def _catalogue() -> dict[str, type[Event]]:
     bases = {Event, Command, Owned, At}
-    found = [c for c in globals().values() if isinstance(c, type_) and issubclass(c, Event) and c not in bases]
+    found = [c for c in globals().values() if isinstance(c, type) and issubclass(c, Event) and c not in bases]
     for cls in found:
         cls.topic = cls.__name__
     return {cls.topic: cls for cls in found}
 
 
-CATALOGUE: dict[str, type_[Event]] = _catalogue()
+CATALOGUE: dict[str, type[Event]] = _catalogue()
 """Topic to event class."""
 
 
-def _shape(cls: type_[Event]) -> tuple[tuple[str, Any], ...]:
+def _shape(cls: type[Event]) -> tuple[tuple[str, Any], ...]:
     return tuple((f.name, f.default) for f in fields(cls))
 
 

@@ -57,13 +57,13 @@ class MemoryWrite:
 
     def query(self, sql: str, params: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
         try:
-            return self._connection.execute(sql, params).fetchall()  # type: ignore[arg-type]
+            return self._connection.execute(sql, params).fetchall()
         except sqlite3.IntegrityError as error:
             raise IntegrityError(str(error)) from error
 
     def executemany(self, sql: str, params: Sequence[Sequence[object]]) -> None:
         try:
-            self._connection.executemany(sql, params)  # type: ignore[arg-type]
+            self._connection.executemany(sql, params)
         except sqlite3.IntegrityError as error:
             raise IntegrityError(str(error)) from error
 
@@ -186,7 +186,7 @@ class MemoryLog(POPOApplicationRecorder):
 
     def read(self, sql: str, params: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
         with self._database_lock:
-            return self._rows().execute(sql, params).fetchall()  # type: ignore[arg-type]
+            return self._rows().execute(sql, params).fetchall()
 
     def read_at(self, sql: str, params: Sequence[object] = ()) -> tuple[list[Row], int]:
         with self._database_lock:

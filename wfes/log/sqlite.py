@@ -107,11 +107,11 @@ class SQLiteWrite:
 
     def query(self, sql: str, params: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
         with self._errors():
-            return self._execute(sql, params).fetchall()  # type: ignore[arg-type]
+            return self._execute(sql, params).fetchall()
 
     def executemany(self, sql: str, params: Sequence[Sequence[object]]) -> None:
         with self._errors():
-            self._connection.executemany(sql, params)  # type: ignore[arg-type]
+            self._connection.executemany(sql, params)
 
     def put_blob(self, sha256: str, content: bytes) -> None:
         with self._errors():
@@ -328,12 +328,12 @@ class SQLiteLog(SQLiteApplicationRecorder):
 
     def read(self, sql: str, params: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
         with self._snapshot() as cursor:
-            cursor.execute(sql, params)  # type: ignore[arg-type]
+            cursor.execute(sql, params)
             return cursor.fetchall()
 
     def read_at(self, sql: str, params: Sequence[object] = ()) -> tuple[list[Row], int]:
         with self._snapshot() as cursor:
-            cursor.execute(sql, params)  # type: ignore[arg-type]
+            cursor.execute(sql, params)
             return cursor.fetchall(), _head(cursor)
 
     def get_blob(self, sha256: str) -> bytes | None:

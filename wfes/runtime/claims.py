@@ -1,7 +1,7 @@
 """Claiming instances: the members of the writer's queue that take them, and the statements they read by.
 
 A claim is decided and appended in one transaction on the state as it is there, so two workers that see the same row
-never both get it: the second finds an owner and takes nothing. The rows of the projection ``work`` only say where
+never both get it: the second finds an owner and takes nothing. The rows of the projection ``wfes_work`` only say where
 looking is worth it.
 
 Invariants: a batch takes at most as many instances as the worker has room for, and stops early where the histories
@@ -31,14 +31,14 @@ TAKEOVERS_MAX = 50
 EVENTS_MAX = 20_000
 """About how many events of histories one transaction reads."""
 
-ORPHANS = """SELECT DISTINCT worker FROM work WHERE worker IS NOT NULL
-    AND worker NOT IN (SELECT id FROM workers)"""
+ORPHANS = """SELECT DISTINCT worker FROM wfes_work WHERE worker IS NOT NULL
+    AND worker NOT IN (SELECT id FROM wfes_workers)"""
 """Owners that are not registered."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkQueries:
-    """The statements on ``work`` for some workflows.
+    """The statements on ``wfes_work`` for some workflows.
 
     Attributes:
         workflows: the names, which are the first parameters of each statement.
@@ -59,9 +59,9 @@ class WorkQueries:
         free = f"{known} AND worker IS NULL AND runnable_at"
         return cls(
             tuple(workflows),
-            f"SELECT runnable_at FROM work WHERE {free} IS NOT NULL ORDER BY runnable_at LIMIT 1",
-            f"SELECT id FROM work WHERE {free} <= ? ORDER BY runnable_at LIMIT ?",
-            f"SELECT id FROM work WHERE {known} AND worker = ? LIMIT ?",
+            f"SELECT runnable_at FROM wfes_work WHERE {free} IS NOT NULL ORDER BY runnable_at LIMIT 1",
+            f"SELECT id FROM wfes_work WHERE {free} <= ? ORDER BY runnable_at LIMIT ?",
+            f"SELECT id FROM wfes_work WHERE {known} AND worker = ? LIMIT ?",
         )
 
     def due(self, read: Read) -> int | None:
@@ -142,8 +142,8 @@ class ClaimRunnable:
             rows = tx.query(self._queries.owned, (*self._queries.workflows, dead, wanted))
             if self._take(tx, rows, dead, budget, claimed) or len(rows) == wanted:
                 claimed.more = True
-        if not tx.query("SELECT 1 FROM work WHERE worker = ? LIMIT 1", (dead,)):
-            if tx.query("SELECT 1 FROM workers WHERE id = ?", (dead,)):
+        if not tx.query("SELECT 1 FROM wfes_work WHERE worker = ? LIMIT 1", (dead,)):
+            if tx.query("SELECT 1 FROM wfes_workers WHERE id = ?", (dead,)):
                 tx.query(leases.DELETE, (dead,))
             claimed.cleared.append(dead)
 

@@ -1,6 +1,6 @@
 """Who runs instances on this log, and who of them is dead.
 
-Owns the table ``workers`` (an operational table: it is not made from the log and nothing rests on it but *when*
+Owns the table ``wfes_workers`` (an operational table: it is not made from the log and nothing rests on it but *when*
 somebody else may try; who is right is decided by the log alone) and the lock that each worker holds on a file
 beside a SQLite database for as long as its process lives. The operating system frees that lock the moment the
 process is gone, however it went, so a free lock means dead at once; a stopped process keeps it.
@@ -40,7 +40,7 @@ SWEEP_AGE_SECONDS = 60.0
 """How old a lock file must be to be removed without its worker ever having registered."""
 
 CREATE: tuple[str, ...] = (
-    """CREATE TABLE IF NOT EXISTS workers (
+    """CREATE TABLE IF NOT EXISTS wfes_workers (
         id TEXT PRIMARY KEY,
         name TEXT,
         host TEXT NOT NULL,
@@ -54,11 +54,11 @@ CREATE: tuple[str, ...] = (
 )
 """Statements for ``Log.open``."""
 
-SELECT = "SELECT id, host, boot, beat, locked FROM workers"
-INSERT = """INSERT INTO workers (id, name, host, boot, pid, started_at, beat, locked, code)
+SELECT = "SELECT id, host, boot, beat, locked FROM wfes_workers"
+INSERT = """INSERT INTO wfes_workers (id, name, host, boot, pid, started_at, beat, locked, code)
     VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?) ON CONFLICT (id) DO NOTHING"""
-BEAT = "UPDATE workers SET beat = beat + 1 WHERE id = ?"
-DELETE = "DELETE FROM workers WHERE id = ?"
+BEAT = "UPDATE wfes_workers SET beat = beat + 1 WHERE id = ?"
+DELETE = "DELETE FROM wfes_workers WHERE id = ?"
 
 
 def new_worker_id() -> str:

@@ -22,22 +22,25 @@ class StateProjection(Protocol):
     Attributes:
         name: the projection's and its table's name.
         version: raised whenever ``rows`` or the table changes; another version is rebuilt.
-        create: the ``CREATE TABLE/INDEX IF NOT EXISTS`` statements, one each.
         upsert: statement that writes one row; its parameters are the row.
         delete: statement that removes one row; its parameters are the row's key.
     """
 
     name: str
     version: int
-    create: Sequence[str]
     upsert: str
     delete: str
+
+    @property
+    def create(self) -> Sequence[str]:
+        """The ``CREATE TABLE/INDEX IF NOT EXISTS`` statements, one each."""
+        ...
 
     def rows(self, state: InstanceState) -> Mapping[Row, Row]:
         """The instance's rows by key: key -> whole row. Pure and quick.
 
-        Must not depend on what an ordinary step changes (``wfes.log.rows.QUIET``): version, time of the last event, steps,
-        fields, progress. The status, the waits, ``runnable_at()`` and everything that follows from them are fine.
+        Must not depend on what an ordinary step changes (``wfes.log.rows.QUIET``): version, time of the last event,
+        steps, fields, progress. The status, the waits, ``runnable_at()`` and what follows from them are fine.
         """
         ...
 
