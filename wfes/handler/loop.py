@@ -155,6 +155,7 @@ class PrivateLoop(TimedLoop):
         hooks = sys.get_asyncgen_hooks()
         sys.set_asyncgen_hooks(firstiter=self._generator_begun, finalizer=self._generator_abandoned)
         spent = 0
+        handle: asyncio.Handle | None = None
         try:
             while ready:
                 if spent >= outside_budget and (spent >= budget or self.outside_open):
@@ -170,6 +171,7 @@ class PrivateLoop(TimedLoop):
                         self.exit = error
             return Drained.SETTLED
         finally:
+            handle = None  # an exception's traceback keeps this frame, which must not keep the last task
             sys.set_asyncgen_hooks(*hooks)
             self._leave(previous)
 

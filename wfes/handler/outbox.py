@@ -1,0 +1,177 @@
+"""Owner events on their way into the log.
+
+An execution adds entries in the order it decides them and flushes them as one member of the writer's queue; several
+members may be under way at once. Inside the transaction a member is *fenced* if somebody else owns the instance,
+*refused* if an earlier one of the same execution was, and in *conflict* if an event from outside that the execution
+had not seen takes one of its entries back (``core.decide.voids``). Any other event from outside just stands before
+it. After a conflict all that has not been committed comes back, in order, to be decided again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from wfes.core import events as e
+from wfes.core.decide import voids
+
+if TYPE_CHECKING:
+    from wfes.handler.asks import Ask
+    from wfes.handler.execution import Execution
+    from wfes.log.port import Tx
+
+
+class Verdict(Enum):
+    """What became of a member."""
+
+    COMMITTED = "committed"
+    CONFLICT = "conflict"
+    REFUSED = "refused"
+    FENCED = "fenced"
+
+
+class Entry:
+    """One owner event, or the effect whose outcome it will be.
+
+    Attributes:
+        event: the event; where there is an effect, what it gave, once it ran.
+        ask: the ask it opens or ends, if it is about one.
+        effect: runs in the transaction and gives the event.
+        opens: whether it is the ask's opening.
+        blocks: whether nothing may be released before it is committed.
+    """
+
+    __slots__ = ("ask", "blobs", "blocks", "effect", "event", "opens")
+
+    def __init__(
+        self,
+        event: e.Event | None,
+        ask: Ask | None = None,
+        *,
+        effect: Callable[[Any], e.Event] | None = None,
+        opens: bool = False,
+        blocks: bool = False,
+        blobs: tuple[tuple[str, bytes], ...] = (),
+    ) -> None:
+        self.event = event
+        self.ask = ask
+        self.effect = effect
+        self.opens = opens
+        self.blocks = blocks
+        self.blobs = blobs
+
+    def is_voided_by(self, newer: e.Event) -> bool:
+        """Whether an unseen event from outside takes it back."""
+        if self.effect is not None:
+            return isinstance(newer, e.WorkflowPaused)
+        assert self.event is not None
+        return voids(newer, self.event, getattr(self.ask, "event", None))
+
+
+class Outbox:
+    """The entries of one execution that are not committed yet."""
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+        self._pending: list[Entry] = []
+        self._sent: deque[_OwnerAppend] = deque()
+        self._generation = 1
+        self.refused = 0
+        self.refuser: _OwnerAppend | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether everything is committed."""
+        return not self._pending and not self._sent
+
+    def add(self, entry: Entry) -> None:
+        """Puts an entry behind the others."""
+        self._pending.append(entry)
+
+    def flush(self) -> None:
+        """Hands what has been added to the writer, as one member."""
+        if self._pending:
+            member = _OwnerAppend(self, self._execution, self._pending, self._generation)
+            self._pending = []
+            self._sent.append(member)
+            self._execution.host.submit(member)
+
+    def committed(self, member: _OwnerAppend) -> None:
+        """A member is in the log."""
+        first = self._sent.popleft()
+        assert first is member, "members of one execution commit in order"
+        self._execution.committed(member.entries)
+
+    def conflict(self) -> None:
+        """Takes back everything that is not committed and has it decided again."""
+        self._generation += 1
+        entries = [entry for member in self._sent for entry in member.entries] + self._pending
+        self._sent.clear()
+        self._pending = []
+        self._execution.redecide(entries)
+
+    def clear(self) -> None:
+        """Forgets everything: the execution is over."""
+        self._pending = []
+
+
+class _OwnerAppend:
+    """A member of the writer's queue: entries of one execution."""
+
+    __slots__ = ("_execution", "_generation", "_outbox", "_seen", "entries")
+
+    def __init__(self, outbox: Outbox, execution: Execution, entries: list[Entry], generation: int) -> None:
+        self._outbox = outbox
+        self._execution = execution
+        self._generation = generation
+        self._seen = execution.seen
+        self.entries = entries
+
+    def run(self, tx: Tx) -> Verdict:
+        execution = self._execution
+        outbox = self._outbox
+        if outbox.refused >= self._generation and outbox.refuser is not self:
+            return Verdict.REFUSED
+        state = tx.state(execution.id)
+        if state is None or state.worker != execution.host.worker or state.epoch != execution.epoch:
+            return Verdict.FENCED
+        if state.outside > self._seen and self._is_voided(tx):
+            outbox.refused = self._generation
+            outbox.refuser = self
+            return Verdict.CONFLICT
+        if outbox.refuser is self:  # the transaction was repeated, and things look better now
+            outbox.refused = self._generation - 1
+            outbox.refuser = None
+        events: list[e.Event] = []
+        for entry in self.entries:
+            if entry.effect is not None:
+                entry.event = entry.effect(tx)
+            for digest, content in entry.blobs:
+                tx.put_blob(digest, content)
+            assert entry.event is not None
+            events.append(entry.event)
+        tx.append(execution.id, events)
+        return Verdict.COMMITTED
+
+    def _is_voided(self, tx: Tx) -> bool:
+        newer = [r.event for r in tx.history(self._execution.id, self._seen) if not r.event.owner]
+        return any(entry.is_voided_by(event) for entry in self.entries for event in newer)
+
+    def done(self, result: Verdict) -> None:
+        if self._execution.is_gone:
+            return
+        match result:
+            case Verdict.COMMITTED:
+                self._outbox.committed(self)
+            case Verdict.CONFLICT:
+                self._outbox.conflict()
+            case Verdict.FENCED:
+                self._execution.fence()
+            case Verdict.REFUSED:
+                """Comes back with the conflict that refused it."""
+
+    def failed(self, error: Exception) -> None:
+        if not self._execution.is_gone:
+            self._execution.broken(error)

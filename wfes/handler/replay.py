@@ -1,0 +1,342 @@
+"""Running a handler against its recorded history.
+
+A replay walks the log in order. At a recorded request (a start, a wait, a withdrawal) the handler must have made it
+by now, or it is a *difference*: its code is not the code that wrote this history. At a recorded release the handler
+is given what the log says, and runs on. Paths inside a step that has not ended are kept for its function, which runs
+again later, live.
+
+What a retry made void is left out before the walk; results recorded in the void part go to the execution's pool, to
+be given to whoever asks for their paths again.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from wfes.core import events as e
+from wfes.handler.attempts import StepAsk
+
+if TYPE_CHECKING:
+    from wfes.handler.asks import Ask
+    from wfes.handler.execution import Execution
+
+_KINDS: dict[type[e.Event], str] = {
+    e.StepStarted: "step",
+    e.SleepScheduled: "sleep",
+    e.ListenStarted: "listen",
+    e.RequestIssued: "request",
+    e.ChildStarted: "child",
+    e.WaitStarted: "workflow",
+    e.CallRecorded: "call",
+    e.ProgressRecorded: "progress",
+}
+_IMMEDIATE = (e.CallRecorded, e.ProgressRecorded)
+_SUCCESSES = (e.StepCompleted, e.SleepEnded, e.ListenEnded, e.RequestEnded, e.ChildEnded, e.WaitEnded, e.CallRecorded)
+_RELEASES = (*_SUCCESSES, e.StepFailed, e.WaitTimedOut, e.ResultReused, e.ProgressRecorded)
+_WITHDRAWALS = (e.StepCancelled, e.WaitCancelled)
+
+
+class Nested:
+    """What is recorded about one path inside a step that has not ended.
+
+    Attributes:
+        kind: what was asked for there.
+        end: the event that ended it, or None.
+    """
+
+    __slots__ = ("_events", "cut_offs", "end", "kind", "suspended")
+
+    def __init__(self, kind: str, end: e.Event | None = None) -> None:
+        self.kind = kind
+        self.end = end
+        self.cut_offs = 0
+        self.suspended = False
+        self._events: list[e.Event] = []
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it has ended, and not by failing."""
+        return isinstance(self.end, (*_SUCCESSES, e.ProgressRecorded)) and not getattr(self.end, "error", None)
+
+    def add(self, event: e.Event) -> None:
+        """Notes one more event about it."""
+        self._events.append(event)
+
+    def apply(self, ask: Ask) -> None:
+        """Puts an ask for this path into the recorded condition."""
+        for event in self._events:
+            ask.adopt(event)
+        if isinstance(ask, StepAsk):
+            ask.cut_offs = self.cut_offs
+            ask.suspended = self.suspended
+
+
+class _Step(Enum):
+    DONE = 1
+    WAIT = 2
+
+
+class Replay:
+    """The walk of one execution along its history."""
+
+    def __init__(self, execution: Execution, history: list[e.Recorded]) -> None:
+        self._execution = execution
+        self._history = history
+        self._cursor = 0
+
+    def prepare(self) -> None:
+        """Leaves out what retries made void, and notes what came from outside."""
+        execution = self._execution
+        void: set[int] = set()
+        forgotten: list[tuple[str, int]] = []
+        for recorded in self._history:
+            event = recorded.event
+            if isinstance(event, e.WorkflowRetried):
+                void.update(range(event.void_from, recorded.originator_version))
+                if event.path is not None:
+                    forgotten.append((event.path, event.void_from))
+                execution.deadline = event.deadline
+                execution.retries += 1
+            elif not event.owner:
+                execution.seen = recorded.originator_version
+        if void:
+            self._leave_out(void, forgotten)
+
+    def _leave_out(self, void: set[int], forgotten: list[tuple[str, int]]) -> None:
+        execution = self._execution
+        kept: list[e.Recorded] = []
+        for recorded in self._history:
+            event, version = recorded.event, recorded.originator_version
+            if event.terminal:
+                continue
+            if not event.owner:
+                kept.append(recorded)
+                continue
+            path = getattr(event, "path", None)
+            if version in void:
+                if isinstance(event, _SUCCESSES) and getattr(event, "error", None) is None:
+                    execution.pool[event.path] = version
+                    execution.received[version] = event
+                elif isinstance(event, e.ResultReused):
+                    execution.pool[event.path] = event.version
+            elif not any(path == other and version < until for other, until in forgotten):
+                kept.append(recorded)
+                if isinstance(event, e.ResultReused):
+                    execution.pool.pop(event.path, None)
+        self._history = kept
+
+    # -------------------------------------------------------------------------------------------- the walk
+
+    def advance(self) -> bool:
+        """Goes on as far as possible; True at the end of the history."""
+        execution = self._execution
+        if self._cursor == 0 or execution.loop.has_ready:
+            execution.drain()
+        history = self._history
+        while self._cursor < len(history):
+            if execution.is_leaving:
+                return False
+            recorded = history[self._cursor]
+            verdict = self._apply(recorded.event, recorded.originator_version)
+            if verdict is _Step.WAIT:
+                return False
+            if verdict is not _Step.DONE:
+                report = f"version {recorded.originator_version} of the history: {verdict}"
+                execution.hold("difference", report + self._place())
+                return False
+            self._cursor += 1
+        if execution.is_leaving:
+            return False
+        self._history = []
+        return True
+
+    def _apply(self, event: e.Event, version: int) -> _Step | str:
+        execution = self._execution
+        cls = type(event)
+        if cls in _KINDS:
+            verdict = self._requested(event, _KINDS[cls])
+            if verdict is not _Step.DONE or not isinstance(event, _IMMEDIATE):
+                return verdict
+        if isinstance(event, _RELEASES):
+            return self._released(event)
+        if isinstance(event, _WITHDRAWALS):
+            return self._withdrawn(event)
+        match event:
+            case e.StepAttemptFailed():
+                return self._attempt_failed(event)
+            case e.TimerFired():
+                execution.timer_dues.pop((event.delay, event.number), None)
+                execution.fire(event.delay, event.number, event.at)
+            case e.TimerScheduled():
+                execution.timer_dues[event.delay, event.number] = event.due
+            case e.StateChanged():
+                if execution.state is not None:
+                    execution.state.adopt(event.changes)
+            case e.CancelDelivered():
+                execution.interrupt(event)
+            case e.RunClaimed():
+                self._claimed()
+            case e.RunReleased():
+                self._suspended(event)
+            case e.WorkflowRetried():
+                self._retried()
+            case _ if not event.owner:
+                execution.take_in(event, version)
+            case _:
+                """Says nothing to the handler."""
+        return _Step.DONE
+
+    # -------------------------------------------------------------------------------------------- requests
+
+    def _requested(self, event: Any, kind: str) -> _Step | str:
+        execution = self._execution
+        ask = execution.asks.get(event.path)
+        if ask is None:
+            if self._enclosing(event.path) is not None:
+                nested = execution.nested.get(event.path)
+                if nested is None or nested.end is not None:
+                    nested = execution.nested[event.path] = Nested(kind)
+                nested.add(event)
+                if isinstance(event, _IMMEDIATE):
+                    nested.end = event
+                return _Step.DONE
+            return self._missing(f"{kind} {event.path!r} was asked for")
+        if ask.kind != kind and not (kind == "call" and ask.kind in ("child", "workflow")):
+            return f"{kind} {event.path!r} is recorded, and the code asks for a {ask.kind} there"
+        execution.fresh.pop(ask, None)
+        ask.recorded = True
+        if ask.withdrawn:
+            execution.fresh[ask] = True
+        if kind not in ("call", "progress"):
+            ask.adopt(event)
+        return _Step.DONE
+
+    def _withdrawn(self, event: Any) -> _Step | str:
+        execution = self._execution
+        ask = execution.asks.get(event.path)
+        if ask is None or not ask.withdrawn:
+            if self._enclosing(event.path) is not None:
+                execution.nested.pop(event.path, None)
+                return _Step.DONE
+            return self._missing(f"{event.path!r} was withdrawn")
+        execution.fresh.pop(ask, None)
+        del execution.asks[event.path]
+        return _Step.DONE
+
+    def _missing(self, what: str) -> _Step | str:
+        """The handler has not done what is recorded: it may still, while it waits for something outside."""
+        execution = self._execution
+        if execution.loop.outside_open or execution.loop.has_ready:
+            return _Step.WAIT
+        if execution.main is None or execution.main.done():
+            return f"{what}, and the code now ends before it ({self._ending()})"
+        asked = [ask.describe() for ask, withdrawn in execution.fresh.items() if not withdrawn]
+        instead = f"now asks for {', '.join(asked[:5])}" if asked else "now asks for nothing there"
+        return f"{what}, and the code {instead}"
+
+    def _ending(self) -> str:
+        main = self._execution.main
+        if main is None:
+            return "it does not begin"
+        if main.cancelled():
+            return "cancelled"
+        error = main.exception()
+        return "it returns" if error is None else f"{type(error).__name__}: {error}"
+
+    def _enclosing(self, path: str) -> StepAsk | None:
+        """The open step inside whose function this path lies, if it does."""
+        asks = self._execution.asks
+        parent = path.rpartition("/")[0]
+        while parent:
+            ask = asks.get(parent)
+            if isinstance(ask, StepAsk):
+                return ask
+            parent = parent.rpartition("/")[0]
+        return None
+
+    # -------------------------------------------------------------------------------------------- releases
+
+    def _released(self, event: Any) -> _Step | str:
+        execution = self._execution
+        ask = execution.asks.get(event.path)
+        if ask is None:
+            nested = execution.nested.get(event.path)
+            if nested is not None:
+                nested.end = event
+                self._consume(event)
+                return _Step.DONE
+            return self._missing(f"{event.path!r} ended ({type(event).__name__})")
+        if isinstance(event, e.ResultReused):
+            execution.fresh.pop(ask, None)
+            execution.pool.pop(ask.path, None)
+            ask.recorded = True
+        if ask.withdrawn:
+            return self._missing(f"{ask.describe()} ended ({type(event).__name__}) before it was withdrawn")
+        if not ask.recorded:
+            return f"{ask.describe()} ended before it began"
+        self._consume(event)
+        execution.release(ask, event)
+        return _Step.DONE
+
+    def _consume(self, event: e.Event) -> None:
+        if isinstance(event, e.ListenEnded):
+            self._execution.inbox.pop(event.received, None)
+
+    def _attempt_failed(self, event: e.StepAttemptFailed) -> _Step | str:
+        execution = self._execution
+        ask = execution.asks.get(event.path)
+        if ask is not None:
+            ask.adopt(event)
+        elif (nested := execution.nested.get(event.path)) is not None:
+            nested.add(event)
+        else:
+            return self._missing(f"step {event.path!r} was attempted")
+        prefix = event.path + "/"
+        for path in [p for p, n in execution.nested.items() if p.startswith(prefix) and not n.succeeded]:
+            del execution.nested[path]
+        return _Step.DONE
+
+    # -------------------------------------------------------------------------------------------- ownership
+
+    def _claimed(self) -> None:
+        """Whoever owned it is gone: started steps that were not suspended have been cut off."""
+        execution = self._execution
+        steps: list[Any] = [ask for ask in execution.asks.values() if isinstance(ask, StepAsk) and ask.recorded]
+        steps += [nested for nested in execution.nested.values() if nested.kind == "step" and nested.end is None]
+        for step in steps:
+            if not step.suspended:
+                step.cut_offs += 1
+
+    def _suspended(self, event: e.RunReleased) -> None:
+        execution = self._execution
+        for ask in execution.asks.values():
+            if isinstance(ask, StepAsk):
+                ask.suspended = ask.path in event.suspended
+        for path, nested in execution.nested.items():
+            nested.suspended = path in event.suspended
+
+    def _retried(self) -> None:
+        """What was open before an end is asked for again after the retry."""
+        execution = self._execution
+        for ask in execution.asks.values():
+            if ask.recorded and not ask.withdrawn:
+                ask.recorded = False
+                execution.fresh[ask] = False
+                if isinstance(ask, StepAsk):
+                    ask.cut_offs = 0
+                    ask.attempt = 1
+                    ask.retry_at = None
+        execution.paused = False
+
+    def _place(self) -> str:
+        """Where the handler stands, and whether it runs under another Python than it did."""
+        execution = self._execution
+        here = f"{sys.version_info[0]}.{sys.version_info[1]}"
+        note = ""
+        codes = [r.event.code for r in self._history if isinstance(r.event, e.RunClaimed)]
+        pythons = {code["python"] for code in codes if isinstance(code, dict) and "python" in code}
+        if pythons - {here}:
+            note = f"; recorded under Python {', '.join(sorted(pythons))}, run now under {here}"
+        return execution.whereabouts() + note

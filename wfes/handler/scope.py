@@ -1,0 +1,119 @@
+"""Where running user code stands: in which execution, under which path, in which attempt.
+
+A scope is what gives steps their paths: the path of whoever calls, a slash, the name, and ``#k`` for the k-th use of
+one name there. It travels in a context variable, so that code called by a handler or a step function, in whatever
+task or thread, still knows where it belongs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextvars import ContextVar
+from random import Random
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from wfes.core.ids import check_name, derived_id
+
+if TYPE_CHECKING:
+    from wfes.handler.execution import Execution
+
+
+class Scope:
+    """One place that asks for steps: the handler itself (an empty path), or one run of one step's function.
+
+    Attributes:
+        execution: the execution it belongs to.
+        path: the step's path, or ``""`` in the handler.
+        attempt: the step's attempt, 1, 2, …; 0 in the handler.
+        index: the item's number inside ``map``, ``for_each`` and ``batch``; else None.
+    """
+
+    __slots__ = ("_draws", "_names", "attempt", "execution", "index", "path")
+
+    def __init__(self, execution: Execution, path: str, attempt: int = 0, index: int | None = None) -> None:
+        self.execution = execution
+        self.path = path
+        self.attempt = attempt
+        self.index = index
+        self._names: dict[str, int] = {}
+        self._draws = 0
+
+    @property
+    def in_handler(self) -> bool:
+        """Whether this is the handler itself, and not a step's function."""
+        return not self.path
+
+    def claim(self, name: str) -> str:
+        """The path of the next use of ``name`` here.
+
+        Raises:
+            ValueError: the name is empty, longer than 200 characters, or has a ``/`` or ``#``.
+        """
+        count = self._names.get(name)
+        if count is None:
+            check_name(name, "step name")
+            self._names[name] = 1
+            return f"{self.path}/{name}" if self.path else name
+        self._names[name] = count + 1
+        name = f"{name}#{count + 1}"
+        return f"{self.path}/{name}" if self.path else name
+
+    def claim_call(self, call: str) -> str:
+        """The path of the next unnamed call here, such as ``#start``; no step can have that name."""
+        name = f"#{call}"
+        count = self._names.get(name, 0) + 1
+        self._names[name] = count
+        if count > 1:
+            name = f"{name}#{count}"
+        return f"{self.path}/{name}" if self.path else name
+
+    def derive_id(self) -> str:
+        """An instance id made of this step's path and how many were made here: the same for every attempt."""
+        return derived_id(self.execution.id, self.claim_call("id"))
+
+    def draw(self, purpose: str) -> Random:
+        """A generator seeded by the instance's seed and the place of this call."""
+        self._draws += 1
+        place = f"{self.execution.seed}\n{self.path}\n{self._draws}\n{purpose}"
+        return Random(int.from_bytes(hashlib.sha256(place.encode()).digest(), "big"))
+
+    def uuid(self) -> UUID:
+        """A repeatable version 4 UUID."""
+        return UUID(int=self.draw("uuid").getrandbits(128), version=4)
+
+    async def call(self, name: str, command: Any) -> Any:
+        """Performs a command as a recorded call of the handler: its effect and its record are one transaction.
+
+        Args:
+            name: what is called, such as ``start``.
+            command: an object with ``run(tx) -> JSON tree``, which may refuse with a ``WfesError``.
+
+        Returns:
+            What ``run`` returned, on every replay the same.
+
+        Raises:
+            WfesError: what ``run`` refused with, on every replay the same.
+        """
+        return await self.execution.call(self, self.claim_call(name), name, command)
+
+    def complete(self, output: object) -> None:
+        """Ends the instance as completed; never returns.
+
+        Raises:
+            OutsideHandler: in a step's function of another execution, or nowhere.
+        """
+        self.execution.complete(output)
+
+
+_scope: ContextVar[Scope | None] = ContextVar("wfes_scope", default=None)
+
+
+def current() -> Scope | None:
+    """The scope of the code that runs now, or None outside of handlers and steps."""
+    return _scope.get()
+
+
+def enter(scope: Scope) -> None:
+    """Makes ``scope`` the current one of this context."""
+    _scope.set(scope)

@@ -1,0 +1,61 @@
+"""The handler's recorded state: an object of the user's model that notices who writes to it, and what changed."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from wfes import errors
+from wfes.core.codec import ABSENT
+from wfes.core.events import Json
+from wfes.handler.scope import current
+
+if TYPE_CHECKING:
+    from wfes.handler.execution import Execution
+
+
+@functools.cache
+def _guarded(model: type[BaseModel]) -> type[BaseModel]:
+    def __setattr__(self: BaseModel, name: str, value: Any) -> None:
+        scope = current()
+        if scope is not None and not scope.in_handler:
+            raise errors.StateReadOnly(name, scope.path)
+        model.__setattr__(self, name, value)
+
+    namespace = {"__setattr__": __setattr__, "__module__": model.__module__, "__doc__": model.__doc__}
+    metaclass: Any = type(model)
+    guarded: type[BaseModel] = metaclass(model.__name__, (model,), namespace)
+    guarded.__qualname__ = model.__qualname__
+    return guarded
+
+
+class RecordedState:
+    """One instance's state object and what of it has been recorded."""
+
+    def __init__(self, execution: Execution, model: type[BaseModel]) -> None:
+        self._execution = execution
+        self._model = model
+        self.value = _guarded(model)()
+        self._recorded: dict[str, Json] = self._trees()
+
+    def changes(self) -> dict[str, Json]:
+        """The fields that differ from what was recorded last, which they now are."""
+        trees = self._trees()
+        changed = {name: tree for name, tree in trees.items() if self._recorded[name] != tree}
+        if changed:
+            self._recorded = trees
+        return changed
+
+    def adopt(self, changes: dict[str, Json]) -> None:
+        """Takes over, on replay, what the history says was recorded."""
+        self._recorded.update(changes)
+
+    def _trees(self) -> dict[str, Json]:
+        trees = {}
+        for name, field in self._model.model_fields.items():
+            where = f"state.{name}"
+            type_ = field.annotation if field.annotation is not None else ABSENT
+            trees[name] = self._execution.seal(getattr(self.value, name), where, type_)
+        return trees

@@ -1,0 +1,701 @@
+"""What user code calls: the ``step`` object of a handler.
+
+Every call takes its path at once (so that ``#k`` follows the order of calls) and becomes an ask when it is awaited.
+The same object serves the handler and the functions of its steps: where it stands is the current ``Scope``'s to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeVar, overload
+from uuid import UUID
+
+from pydantic import ValidationError
+
+from wfes import errors
+from wfes.core import durations
+from wfes.core import events as e
+from wfes.core.durations import Duration
+from wfes.core.ids import derived_id
+from wfes.core.retry import Retry
+from wfes.core.types import ABSENT, json_schema
+from wfes.handler.asks import Ask, CallAsk, ChildAsk, ListenAsk, ProgressAsk, RequestAsk, SleepAsk, TargetAsk
+from wfes.handler.attempts import StepAsk
+from wfes.handler.fanout import FanOut, batches, keyed
+from wfes.handler.scope import Scope, current
+from wfes.names import Event, Request
+from wfes.validation import checked_name, explained, fitted
+
+if TYPE_CHECKING:
+    from wfes.core.state import Outcome
+    from wfes.definition import Workflow
+    from wfes.handler.execution import Execution
+    from wfes.instance import Instance
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Call(Generic[T]):
+    """A call of ``step``: awaitable once; hashes by its number, so that sets of calls iterate alike in every run."""
+
+    __slots__ = ("_begin", "_begun", "number")
+
+    def __init__(self, number: int, begin: Callable[[], Awaitable[T]]) -> None:
+        self.number = number
+        self._begin = begin
+        self._begun = False
+
+    def __hash__(self) -> int:
+        return self.number
+
+    def __await__(self) -> Generator[Any, None, T]:
+        if self._begun:
+            raise RuntimeError("a step call can be awaited once; make a task of it to await it again")
+        self._begun = True
+        return self._begin().__await__()
+
+
+class Step:
+    """The handler's way to everything that must be recorded; one object an instance.
+
+    Example:
+        ``prices = await step("price", look_up, order.id, max_attempts=3)``
+    """
+
+    __slots__ = ("_calls", "_execution")
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+        self._calls = 0
+
+    # ------------------------------------------------------------------------------------------------ steps
+
+    @overload
+    def __call__(
+        self,
+        name: str,
+        fn: Callable[..., Awaitable[T]],
+        *args: Any,
+        max_attempts: int | None = None,
+        retry: Retry | None = None,
+        timeout: Duration | None = None,
+        returns: type[Any] | None = None,
+        thread: bool = True,
+        on_interrupt: Literal["rerun", "fail"] = "rerun",
+    ) -> Call[T]: ...
+
+    @overload
+    def __call__(
+        self,
+        name: str,
+        fn: Callable[..., T],
+        *args: Any,
+        max_attempts: int | None = None,
+        retry: Retry | None = None,
+        timeout: Duration | None = None,
+        returns: type[Any] | None = None,
+        thread: bool = True,
+        on_interrupt: Literal["rerun", "fail"] = "rerun",
+    ) -> Call[T]: ...
+
+    def __call__(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        *args: Any,
+        max_attempts: int | None = None,
+        retry: Retry | None = None,
+        timeout: Duration | None = None,
+        returns: Any = None,
+        thread: bool = True,
+        on_interrupt: Literal["rerun", "fail"] = "rerun",
+    ) -> Call[Any]:
+        """Runs ``fn(*args)`` and records the result; a recorded step is never run again.
+
+        Args:
+            name: the step's name in this scope; used again, it becomes ``name#2``, ``name#3``, …
+            fn: an ``async def`` (run on the engine's loop) or a plain function (run in a thread).
+            args: what it is called with.
+            max_attempts: executions at most; overrides ``retry``'s.
+            retry: how failures are retried; default: the workflow's.
+            timeout: bound on one attempt; default: the workflow's ``timeout``.
+            returns: the result's type, where ``fn`` has no return annotation.
+            thread: False runs a plain function on the loop.
+            on_interrupt: ``"fail"``: an attempt cut off by a crash or stop is not made again.
+
+        Raises:
+            StepError: the last attempt failed.
+            StepInterrupted: an attempt was cut off and ``on_interrupt`` is ``"fail"``.
+            UnstorableValue: the result cannot be recorded.
+            ValueError: the name is empty, too long, or has a ``/`` or ``#``.
+        """
+        if not callable(fn):
+            raise TypeError(
+                f"step {name!r} takes a function and its arguments, not {fn!r}: step(name, fn, *args)"
+            )
+        if on_interrupt not in ("rerun", "fail"):
+            raise ValueError(f'on_interrupt must be "rerun" or "fail", not {on_interrupt!r}')
+        scope = self._scope()
+        path = scope.claim(name)
+        policy = self._retry(retry, max_attempts)
+        limit = self._timeout(timeout)
+
+        def ask() -> StepAsk:
+            return StepAsk(
+                self._execution,
+                path,
+                nested=bool(scope.path),
+                fn=fn,
+                args=args,
+                retry=policy,
+                timeout=limit,
+                returns=ABSENT if returns is None else returns,
+                thread=thread,
+                once=on_interrupt == "fail",
+            )
+
+        return self._call(scope, ask)
+
+    @property
+    def attempt(self) -> int:
+        """In a step's function: the number of this attempt, 1, 2, …
+
+        Raises:
+            OutsideHandler: not in a step's function.
+        """
+        scope = current()
+        if scope is None or scope.in_handler:
+            raise errors.OutsideHandler("step.attempt", "it is the attempt of a step's function")
+        return scope.attempt
+
+    @property
+    def index(self) -> int:
+        """In ``map``, ``for_each`` and ``batch``: the index of this item, or of the batch's first.
+
+        Raises:
+            OutsideHandler: not in a function that one of these calls.
+        """
+        scope = current()
+        if scope is None or scope.index is None:
+            raise errors.OutsideHandler("step.index", "it is the item's index in map, for_each and batch")
+        return scope.index
+
+    # ------------------------------------------------------------------------------------------------ waits
+
+    def sleep(self, name: str, duration: Duration) -> Call[None]:
+        """Sleeps durably for ``duration``; never shorter.
+
+        Raises:
+            ValueError: the duration is negative or unreadable, or the name is.
+        """
+        scope = self._scope()
+        path = scope.claim(name)
+        length = durations.micros(duration, f"the duration of sleep {name!r}")
+        return self._call(
+            scope, lambda: SleepAsk(self._execution, path, nested=bool(scope.path), timeout=length)
+        )
+
+    def sleep_until(self, name: str, when: datetime) -> Call[None]:
+        """Sleeps durably until ``when``, an aware datetime.
+
+        Raises:
+            ValueError: ``when`` is naive.
+        """
+        if not isinstance(when, datetime):
+            raise TypeError(f"sleep_until({name!r}) takes an aware datetime, not {when!r}")
+        if when.tzinfo is None or when.utcoffset() is None:
+            raise ValueError(
+                f"sleep_until({name!r}) takes an aware datetime, and {when!r} has no time zone: "
+                "use datetime(..., tzinfo=UTC) or a ZoneInfo"
+            )
+        scope = self._scope()
+        path = scope.claim(name)
+        since = when - _EPOCH
+        until = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+        def ask() -> SleepAsk:
+            sleep = SleepAsk(self._execution, path, nested=bool(scope.path), timeout=None)
+            sleep.until = until
+            return sleep
+
+        return self._call(scope, ask)
+
+    @overload
+    def listen(self, name: str, *, event: Event[T], timeout: Duration | None = None) -> Call[T]: ...
+
+    @overload
+    def listen(
+        self, name: str, *, event: str | None = None, timeout: Duration | None = None, returns: type[T]
+    ) -> Call[T]: ...
+
+    @overload
+    def listen(
+        self, name: str, *, event: str | None = None, timeout: Duration | None = None, returns: None = None
+    ) -> Call[Any]: ...
+
+    def listen(
+        self,
+        name: str,
+        *,
+        event: str | Event[Any] | None = None,
+        timeout: Duration | None = None,
+        returns: Any = None,
+    ) -> Call[Any]:
+        """Waits for an event sent to this instance and gives its payload.
+
+        Args:
+            name: the wait's name, and the event's where ``event`` is not given.
+            event: the event's name, or an ``Event``.
+            timeout: how long to wait at most.
+            returns: the payload's type.
+
+        Raises:
+            WaitTimeout: it did not come in time.
+            InvalidData: the payload does not fit the declared type.
+        """
+        scope = self._scope()
+        path = scope.claim(name)
+        type_ = returns
+        if isinstance(event, Event):
+            type_ = event.type if returns is None else returns
+            event = event.name
+        event = name if event is None else checked_name(event, "event")
+        limit = None if timeout is None else durations.micros(timeout, "timeout")
+        fits = None if type_ is None or type_ is Any else _payload_of(type_, event)
+        return self._call(
+            scope,
+            lambda: ListenAsk(
+                self._execution, path, nested=bool(scope.path), timeout=limit, event=event, validate=fits
+            ),
+        )
+
+    @overload
+    def request(
+        self,
+        request: Request[T],
+        message: str | None = None,
+        *,
+        name: str | None = None,
+        timeout: Duration | None = None,
+    ) -> Call[T]: ...
+
+    @overload
+    def request(
+        self,
+        request: str,
+        message: str | None = None,
+        *,
+        name: str | None = None,
+        timeout: Duration | None = None,
+    ) -> Call[Any]: ...
+
+    def request(
+        self,
+        request: str | Request[Any],
+        message: str | None = None,
+        *,
+        name: str | None = None,
+        timeout: Duration | None = None,
+    ) -> Call[Any]:
+        """Asks for data and waits for the answer, of the declared type.
+
+        Args:
+            request: a name declared by ``@workflow(requests=...)``, or a ``Request``.
+            message: what to show to whoever is to answer.
+            name: the wait's name; default: the request's.
+            timeout: how long to wait at most.
+
+        Raises:
+            UnknownRequest: it is not declared.
+            WaitTimeout: no answer came in time.
+        """
+        scope = self._scope()
+        workflow = self._execution.workflow
+        if isinstance(request, Request):
+            type_ = request.type
+            request = request.name
+            self._execution.host.engine.calls.request_types[workflow.name, request] = type_
+        elif request in workflow.requests:
+            type_ = workflow.requests[request]
+        else:
+            raise errors.UnknownRequest(request, workflow.name, workflow.requests)
+        path = scope.claim(request if name is None else name)
+        limit = None if timeout is None else durations.micros(timeout, "timeout")
+        text = None if message is None else str(message)
+        execution = self._execution
+
+        def ask() -> RequestAsk:
+            return RequestAsk(
+                execution,
+                path,
+                nested=bool(scope.path),
+                timeout=limit,
+                id=derived_id(execution.id, path, str(execution.retries)),
+                name=request,
+                message=text,
+                schema=json_schema(type_),
+                type_=type_,
+            )
+
+        return self._call(scope, ask)
+
+    # ------------------------------------------------------------------------------------- other instances
+
+    def wait_for_workflow(
+        self, name: str, instance: Instance[Any] | str, *, timeout: Duration | None = None
+    ) -> Call[Outcome]:
+        """Waits for the end of any instance; its failure does not raise.
+
+        Raises:
+            WaitTimeout: it did not end in time.
+            InstanceNotFound: there is no such instance.
+            ValueError: it is this very instance.
+        """
+        target = instance if isinstance(instance, str) else instance.id
+        if target == self._execution.id:
+            raise ValueError(f"instance {target!r} cannot wait for itself")
+        scope = self._scope()
+        path = scope.claim(name)
+        limit = None if timeout is None else durations.micros(timeout, "timeout")
+        return self._call(
+            scope,
+            lambda: TargetAsk(self._execution, path, nested=bool(scope.path), timeout=limit, target=target),
+        )
+
+    def execute_workflow(
+        self,
+        name: str,
+        wf: Workflow[Any, T],
+        input: Any = None,
+        *,
+        key: str | None = None,
+        timeout: Duration | None = None,
+    ) -> Call[T]:
+        """Starts a child instance exactly once, waits for it and gives its output.
+
+        Raises:
+            ChildWorkflowError: the child did not complete.
+            WaitTimeout: it did not end in time (it runs on).
+            InvalidInput: the input does not fit; nothing was started.
+        """
+        scope = self._scope()
+        path = scope.claim(name)
+        execution = self._execution
+        limit = None if timeout is None else durations.micros(timeout, "timeout")
+        child = derived_id(execution.id, path, str(execution.retries))
+        start = execution.host.engine.calls.start(
+            wf, input, id=child, key=key, parent=execution.id, parent_path=path
+        )
+        start.derived = True
+
+        def ask() -> ChildAsk:
+            return ChildAsk(
+                execution,
+                path,
+                nested=bool(scope.path),
+                timeout=limit,
+                target=child,
+                workflow=start.workflow,
+                start=start,
+                output_type=getattr(wf, "output_type", ABSENT),
+            )
+
+        return self._call(scope, ask)
+
+    def send(
+        self, name: str, instance: Instance[Any] | str, event: str | Event[Any], payload: Any = None
+    ) -> Call[None]:
+        """Sends an event to an instance, exactly once.
+
+        Raises:
+            InstanceNotFound, InstanceEnded: there is none such, or it is over.
+        """
+        target = instance if isinstance(instance, str) else instance.id
+        command = self._execution.host.engine.calls.send(target, event, payload)
+        return self._recorded_call(name, "send", command)
+
+    def publish(self, name: str, event: str | Event[Any], payload: Any = None) -> Call[None]:
+        """Publishes an event for whoever it concerns, exactly once."""
+        command = self._execution.host.engine.calls.publish(event, payload)
+        return self._recorded_call(name, "publish", command)
+
+    def _recorded_call(self, name: str, call: str, command: Any) -> Call[None]:
+        scope = self._scope()
+        path = scope.claim(name)
+        execution = self._execution
+
+        async def perform() -> None:
+            await execution.open(
+                scope, CallAsk(execution, path, nested=bool(scope.path), call=call, command=command)
+            )
+
+        return Call(self._number(), perform)
+
+    # ---------------------------------------------------------------------------------------------- fan-out
+
+    @overload
+    def map(
+        self,
+        name: str,
+        items: Iterable[Item],
+        fn: Callable[..., Awaitable[T]],
+        *,
+        concurrency: int = 10,
+        max_attempts: int | None = None,
+        retry: Retry | None = None,
+        timeout: Duration | None = None,
+        key: Callable[[Item], str] | None = None,
+        on_error: Literal["raise"] = "raise",
+        returns: type[Any] | None = None,
+        thread: bool = True,
+    ) -> Call[list[T]]: ...
+
+    @overload
+    def map(
+        self,
+        name: str,
+        items: Iterable[Item],
+        fn: Callable[..., T],
+        *,
+        concurrency: int = 10,
+        max_attempts: int | None = None,
+        retry: Retry | None = None,
+        timeout: Duration | None = None,
+        key: Callable[[Item], str] | None = None,
+        on_error: Literal["raise"] = "raise",
+        returns: type[Any] | None = None,
+        thread: bool = True,
+    ) -> Call[list[T]]: ...
+
+    @overload
+    def map(
+        self,
+        name: str,
+        items: Iterable[Item],
+        fn: Callable[..., Any],
+        *,
+        concurrency: int = 10,
+        max_attempts: int | None = None,
+        retry: Retry | None = None,
+        timeout: Duration | None = None,
+        key: Callable[[Item], str] | None = None,
+        on_error: Literal["collect"],
+        returns: type[Any] | None = None,
+        thread: bool = True,
+    ) -> Call[list[Any]]: ...
+
+    def map(
+        self,
+        name: str,
+        items: Iterable[Any],
+        fn: Callable[..., Any],
+        *,
+        concurrency: int = 10,
+        max_attempts: int | None = None,
+        retry: Retry | None = None,
+        timeout: Duration | None = None,
+        key: Callable[[Any], str] | None = None,
+        on_error: Literal["raise", "collect"] = "raise",
+        returns: Any = None,
+        thread: bool = True,
+    ) -> Call[Any]:
+        """Runs ``fn(item)`` for each item as a recorded step ``name/0``, ``name/1``, …; results in item order.
+
+        Args:
+            name: the name of the whole.
+            items: what to map over.
+            fn: called with each item.
+            concurrency: how many run at a time.
+            max_attempts, retry, timeout, returns, thread: as for a single step.
+            key: a stable id of an item, which takes the place of its number in the path.
+            on_error: ``"raise"``: the failure earliest in the log is raised once running items are recorded;
+                ``"collect"``: failed items give their ``StepError``.
+
+        Raises:
+            StepError: an item failed for good, and ``on_error`` is ``"raise"``.
+            ValueError: two items have the same key, or ``concurrency`` is less than 1.
+        """
+        found = list(items)
+        fan = self._fan_out(
+            name, keyed(name, found, key), fn, concurrency, max_attempts, retry, timeout, on_error, returns, thread
+        )
+        return Call(self._number(), fan.results)
+
+    def for_each(
+        self,
+        name: str,
+        items: Iterable[Item],
+        fn: Callable[..., Any],
+        *,
+        concurrency: int = 10,
+        max_attempts: int | None = None,
+        retry: Retry | None = None,
+        timeout: Duration | None = None,
+        key: Callable[[Item], str] | None = None,
+        on_error: Literal["raise", "collect"] = "raise",
+        returns: type[Any] | None = None,
+        thread: bool = True,
+    ) -> Call[None]:
+        """As ``map``, with the results not kept."""
+        found = list(items)
+        fan = self._fan_out(
+            name, keyed(name, found, key), fn, concurrency, max_attempts, retry, timeout, on_error, returns, thread
+        )
+        fan.keep = False
+        return Call(self._number(), fan.nothing)
+
+    def batch(
+        self,
+        name: str,
+        items: Iterable[Item],
+        fn: Callable[..., Any],
+        *,
+        batch_size: int = 20,
+        max_attempts: int | None = None,
+        retry: Retry | None = None,
+        timeout: Duration | None = None,
+        thread: bool = True,
+    ) -> Call[None]:
+        """Runs ``fn(batch)`` for consecutive batches, one after another, each a recorded step ``name/FIRST``.
+
+        Raises:
+            StepError: a batch failed for good.
+            ValueError: ``batch_size`` is less than 1.
+        """
+        found = batches(name, list(items), batch_size)
+        fan = self._fan_out(name, found, fn, 1, max_attempts, retry, timeout, "raise", None, thread)
+        fan.keep = False
+        return Call(self._number(), fan.nothing)
+
+    def _fan_out(
+        self,
+        name: str,
+        items: list[tuple[str, int, Any]],
+        fn: Callable[..., Any],
+        concurrency: int,
+        max_attempts: int | None,
+        retry: Retry | None,
+        timeout: Duration | None,
+        on_error: str,
+        returns: Any,
+        thread: bool,
+    ) -> FanOut:
+        if not callable(fn):
+            raise TypeError(f"step {name!r} takes a function of one item, not {fn!r}")
+        if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
+            raise ValueError(f"concurrency of {name!r} must be a whole number of at least 1, not {concurrency!r}")
+        if on_error not in ("raise", "collect"):
+            raise ValueError(f'on_error of {name!r} must be "raise" or "collect", not {on_error!r}')
+        scope = self._scope()
+        path = scope.claim(name)
+        policy = self._retry(retry, max_attempts)
+        limit = self._timeout(timeout)
+
+        def ask(key: str, index: int, item: Any) -> StepAsk:
+            return StepAsk(
+                self._execution,
+                f"{path}/{key}",
+                nested=bool(scope.path),
+                fn=fn,
+                args=(item,),
+                retry=policy,
+                timeout=limit,
+                returns=ABSENT if returns is None else returns,
+                thread=thread,
+                once=False,
+                index=index,
+            )
+
+        return FanOut(scope, items, ask, concurrency, collects=on_error == "collect")
+
+    # ------------------------------------------------------------------------------------- progress and ends
+
+    def progress(self, message: str, *, percent: float | None = None, data: Any = None) -> Call[None]:
+        """Records a progress checkpoint; messages may repeat.
+
+        Raises:
+            UnstorableValue: ``data`` cannot be recorded.
+        """
+        scope = self._scope()
+        path = scope.claim_call("progress")
+        tree = self._execution.seal(data, "the data of a progress checkpoint")
+        share = None if percent is None else float(percent)
+        return self._call(
+            scope,
+            lambda: ProgressAsk(
+                self._execution,
+                path,
+                nested=bool(scope.path),
+                message=str(message),
+                percent=share,
+                data=tree,
+            ),
+        )
+
+    def fail(self, reason: str) -> NoReturn:
+        """The instance is over, as failed; the rest of the handler does not run."""
+        self._execution.fail(str(reason))
+        raise errors.Suspended
+
+    def abort(self, reason: str | None = None) -> NoReturn:
+        """The instance is over, as aborted, which is not a failure; the rest of the handler does not run."""
+        text = None if reason is None else str(reason)
+        self._execution.end(e.WorkflowAborted(at=self._execution.stamp(), reason=text))
+        raise errors.Suspended
+
+    # --------------------------------------------------------------------------------------- repeatable values
+
+    def now(self) -> datetime:
+        """The time of the last event this handler has seen (aware, UTC); the same on every replay."""
+        return _EPOCH + timedelta(microseconds=round(self._execution.loop.now * 1e6))
+
+    def random(self) -> float:
+        """A number in [0, 1); the same on every replay."""
+        return self._draw("random").random()
+
+    def uuid(self) -> UUID:
+        """A version 4 UUID; the same on every replay."""
+        return self._scope().uuid()
+
+    def _draw(self, purpose: str) -> Random:
+        return self._scope().draw(purpose)
+
+    # ------------------------------------------------------------------------------------------------ inside
+
+    def _scope(self) -> Scope:
+        scope = current()
+        if scope is None or scope.execution is not self._execution:
+            return self._execution.root
+        return scope
+
+    def _number(self) -> int:
+        self._calls += 1
+        return self._calls
+
+    def _call(self, scope: Scope, make: Callable[[], Ask]) -> Call[Any]:
+        execution = self._execution
+        return Call(self._number(), lambda: execution.open(scope, make()))
+
+    def _retry(self, retry: Retry | None, max_attempts: int | None) -> Retry:
+        policy = self._execution.workflow.retry if retry is None else retry
+        return policy if max_attempts is None else policy.with_max_attempts(max_attempts)
+
+    def _timeout(self, timeout: Duration | None) -> int | None:
+        if timeout is None:
+            return self._execution.workflow.timeout_micros
+        return durations.micros(timeout, "timeout")
+
+
+def _payload_of(type_: object, event: str) -> Callable[[Any], Any]:
+    def fit(payload: Any) -> Any:
+        try:
+            return fitted(type_, payload)
+        except ValidationError as error:
+            raise errors.InvalidData(event, explained(error), kind="event") from error
+
+    return fit
