@@ -549,7 +549,9 @@ def test_an_http_client() -> None:
             head = await reader.readuntil(b"\r\n\r\n")
             body = head.split(b" ")[1]
             if body == b"/slow":
-                await asyncio.sleep(3600)
+                await reader.read()  # until the client gives up
+                writer.close()
+                return
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
             await writer.drain()
 

@@ -281,7 +281,7 @@ def test_as_completed_refuses_what_starts_in_no_fixed_order(make: Callable[[], A
 
 
 def test_gather_of_coroutines_is_not_refused() -> None:
-    async def main() -> list[Any]:
+    async def main() -> Any:
         return await asyncio.gather(
             asyncio.sleep(1, "a"), StepCall(3), asyncio.wait_for(asyncio.sleep(1, "b"), 9)
         )
@@ -518,7 +518,7 @@ def test_errors_nobody_retrieved_are_logged(caplog: pytest.LogCaptureFixture) ->
         raise ValueError("lost")
 
     loop = new_loop()
-    _ = loop.create_task(failing())
+    loop.call_soon(loop.create_task, failing())  # nobody keeps the task
     loop.call_soon(int, "not a number")
     loop.drain()
     gc.collect()
