@@ -11,9 +11,11 @@ would find the same, so that a row that can never be claimed makes no loop.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import orjson
 
 from wfes.core import events as e
 from wfes.core.decide import Claim, decide
@@ -31,43 +33,55 @@ TAKEOVERS_MAX = 50
 EVENTS_MAX = 20_000
 """About how many events of histories one transaction reads."""
 
-ORPHANS = """SELECT DISTINCT worker FROM wfes_work WHERE worker IS NOT NULL
+_DUE = """SELECT value, (
+        SELECT runnable_at FROM wfes_work WHERE workflow = value AND runnable_at IS NOT NULL
+        ORDER BY runnable_at LIMIT 1
+    ) FROM json_each(?)"""
+_RUNNABLE = """SELECT runnable_at, id FROM wfes_work WHERE workflow = ? AND runnable_at <= ?
+    ORDER BY runnable_at LIMIT ?"""
+_OWNED = """SELECT id FROM wfes_work WHERE worker = ? AND workflow IN (SELECT value FROM json_each(?))
+    ORDER BY id LIMIT ?"""
+_OWNS_SOMETHING = "SELECT 1 FROM wfes_work WHERE worker = ? LIMIT 1"
+_ORPHANS = """SELECT DISTINCT worker FROM wfes_work WHERE worker IS NOT NULL
     AND worker NOT IN (SELECT id FROM wfes_workers)"""
-"""Owners that are not registered."""
 
 
-@dataclass(frozen=True, slots=True)
-class WorkQueries:
-    """The statements on ``wfes_work`` for some workflows.
+class Work:
+    """What is to be done for some workflows, read from the rows of the projection ``wfes_work``.
 
-    Attributes:
-        workflows: the names, which are the first parameters of each statement.
-        next_due: when the first instance that nobody owns may be claimed.
-        runnable: ids of those that may be claimed at a moment, longest due first.
-        owned: ids of those a worker owns.
+    Each workflow is looked at by itself, for then the index gives the first few without reading the others.
     """
 
-    workflows: tuple[str, ...]
-    next_due: str
-    runnable: str
-    owned: str
+    def __init__(self, workflows: Collection[str]) -> None:
+        """Makes it for the workflows of these names."""
+        self._names = orjson.dumps(list(workflows)).decode()
 
-    @classmethod
-    def of(cls, workflows: Sequence[str]) -> WorkQueries:
-        """The statements for these workflows."""
-        known = f"workflow IN ({', '.join('?' * len(workflows))})"
-        free = f"{known} AND worker IS NULL AND runnable_at"
-        return cls(
-            tuple(workflows),
-            f"SELECT runnable_at FROM wfes_work WHERE {free} IS NOT NULL ORDER BY runnable_at LIMIT 1",
-            f"SELECT id FROM wfes_work WHERE {free} <= ? ORDER BY runnable_at LIMIT ?",
-            f"SELECT id FROM wfes_work WHERE {known} AND worker = ? LIMIT ?",
-        )
+    def next_due(self, read: Read) -> int | None:
+        """When the first instance that nobody owns may be claimed, in microseconds; perhaps a past moment."""
+        return min((due for _, due in read(_DUE, (self._names,)) if due is not None), default=None)
 
-    def due(self, read: Read) -> int | None:
-        """When the first unowned instance is due, in microseconds; None: none is."""
-        rows = read(self.next_due, self.workflows)
-        return int(rows[0][0]) if rows else None
+    def runnable(self, read: Read, now: int, limit: int) -> list[str]:
+        """Ids of the instances that may be claimed at ``now``, longest due first."""
+        found: list[Row] = []
+        for workflow, due in read(_DUE, (self._names,)):
+            if due is not None and due <= now:
+                found.extend(read(_RUNNABLE, (workflow, now, limit)))
+        found.sort()
+        return [str(id) for _, id in found[:limit]]
+
+    def owned(self, read: Read, worker: str, limit: int) -> list[str]:
+        """Ids of instances of these workflows that a worker owns."""
+        return [str(id) for (id,) in read(_OWNED, (worker, self._names, limit))]
+
+
+def owns_something(read: Read, worker: str) -> bool:
+    """Whether a worker owns an instance, of whatever workflow."""
+    return bool(read(_OWNS_SOMETHING, (worker,)))
+
+
+def orphans(read: Read) -> list[str]:
+    """Owners of instances that are not registered as workers."""
+    return [str(id) for (id,) in read(_ORPHANS, ())]
 
 
 @dataclass(slots=True)
@@ -96,7 +110,7 @@ class ClaimRunnable:
         self,
         worker: str,
         codes: Mapping[str, Json],
-        queries: WorkQueries,
+        work: Work,
         limit: int,
         dead: Sequence[str],
         done: Callable[[Claimed], object],
@@ -107,7 +121,7 @@ class ClaimRunnable:
         Args:
             worker: who claims.
             codes: by workflow, what it runs.
-            queries: the statements for these workflows.
+            work: what is to be done for these workflows.
             limit: how many instances there is room for.
             dead: workers that are dead.
             done: gets what was claimed, on the event loop's thread.
@@ -115,11 +129,17 @@ class ClaimRunnable:
         """
         self._worker = worker
         self._codes = codes
-        self._queries = queries
+        self._work = work
         self._limit = min(limit, CLAIMS_MAX)
         self._dead = dead
-        self.done = done
-        self.failed = failed
+        self._done = done
+        self._failed = failed
+
+    def done(self, result: Claimed) -> None:
+        self._done(result)
+
+    def failed(self, error: Exception) -> None:
+        self._failed(error)
 
     def run(self, tx: Tx) -> Claimed:
         claimed = Claimed()
@@ -128,30 +148,28 @@ class ClaimRunnable:
             self._take_over(tx, dead, budget, claimed)
         if budget.left:
             wanted = budget.left
-            rows = tx.query(self._queries.runnable, (*self._queries.workflows, tx.now, wanted))
-            if self._take(tx, rows, None, budget, claimed) or len(rows) == wanted:
+            ids = self._work.runnable(tx.query, tx.now, wanted)
+            if self._take(tx, ids, None, budget, claimed) or len(ids) == wanted:
                 claimed.more = True
         else:
             claimed.more = True
-        claimed.next_due = self._queries.due(tx.query)
+        claimed.next_due = self._work.next_due(tx.query)
         return claimed
 
     def _take_over(self, tx: Tx, dead: str, budget: _Budget, claimed: Claimed) -> None:
         wanted = min(budget.left, TAKEOVERS_MAX)
         if wanted:
-            rows = tx.query(self._queries.owned, (*self._queries.workflows, dead, wanted))
-            if self._take(tx, rows, dead, budget, claimed) or len(rows) == wanted:
+            ids = self._work.owned(tx.query, dead, wanted)
+            if self._take(tx, ids, dead, budget, claimed) or len(ids) == wanted:
                 claimed.more = True
         if not tx.query("SELECT 1 FROM wfes_work WHERE worker = ? LIMIT 1", (dead,)):
             if tx.query("SELECT 1 FROM wfes_workers WHERE id = ?", (dead,)):
                 tx.query(leases.DELETE, (dead,))
             claimed.cleared.append(dead)
 
-    def _take(
-        self, tx: Tx, rows: Sequence[Row], dead: str | None, budget: _Budget, claimed: Claimed
-    ) -> bool:
+    def _take(self, tx: Tx, ids: Sequence[str], dead: str | None, budget: _Budget, claimed: Claimed) -> bool:
         """Claims these instances; True if it stopped before the last one."""
-        for (id,) in rows:
+        for id in ids:
             if not budget.left:
                 return True
             state = tx.state(id)
@@ -182,22 +200,3 @@ class _Budget:
         """Takes one instance with a history of so many events off."""
         self._events -= events
         self.left = self.left - 1 if self._events > 0 else 0
-
-
-class Rows:
-    """A member that runs statements on operational rows."""
-
-    def __init__(
-        self,
-        statements: Sequence[tuple[str, Sequence[object]]],
-        done: Callable[[None], object],
-        failed: Callable[[Exception], object],
-    ) -> None:
-        """Makes the member of statements and their parameters."""
-        self._statements = statements
-        self.done = done
-        self.failed = failed
-
-    def run(self, tx: Tx) -> None:
-        for sql, params in self._statements:
-            tx.query(sql, params)

@@ -230,7 +230,7 @@ def lock_directory(url: str) -> Path | None:
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """One row of ``workers``."""
+    """One row of ``wfes_workers``."""
 
     id: str
     machine: Machine

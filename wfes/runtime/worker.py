@@ -1,0 +1,496 @@
+"""The worker: runs instances in this process.
+
+Owns which executions are in memory. It claims instances while there is room, gives each what is committed for it from
+outside, notices who else is dead and goes on with their work, and lets go of everything at a clean stop. What a
+handler does is the execution's business; who owns an instance is the log's.
+
+Invariants:
+
+* At most ``max_running`` executions are in memory, those about to arrive counted. An execution that only waits gives
+  way to one that has something to do.
+* An event from outside reaches the execution of its instance exactly once and in order: what is committed between a
+  claim and the moment its execution starts is kept for it.
+* At most one claim is in the writer's queue. A claim is asked for when something may have become runnable, never on
+  a schedule; one timer waits for the next instance that becomes due by itself.
+* Everything here runs on the event loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Any, Protocol
+
+import wfes
+from wfes.core import events as e
+from wfes.core.durations import SECOND
+from wfes.errors import WfesError
+from wfes.handler.execution import Execution, Host
+from wfes.log.port import Log, Member
+from wfes.runtime import leases
+from wfes.runtime.claims import CLAIMS_MAX, Claimed, ClaimRunnable, Work
+from wfes.runtime.clock import Cancellable, Clock
+from wfes.runtime.membership import Membership, Queue, Signature
+from wfes.runtime.threads import StepThreads
+from wfes.runtime.values import Values
+
+if TYPE_CHECKING:
+    from wfes.definition import Workflow
+
+_log = logging.getLogger("wfes")
+
+MAX_RUNNING = 1000
+LINGER_MICROS = 500_000
+"""How long an execution that only waits stays in memory, in microseconds."""
+GRACE_SECONDS = 10.0
+"""How long a clean stop waits for running steps."""
+RETRY_MICROS = SECOND
+"""How long to wait before a claim that failed, or found rows it could not take, is tried again."""
+LEAVING_SECONDS = 10.0
+"""How long a stop waits for the last events to be written before it leaves the rest to others."""
+EVICTIONS_MAX = 32
+"""How many waiting executions are asked to leave at a time when there is no room."""
+SCAN_SECONDS = 0.1
+"""How often waiting executions are looked for when there is no room."""
+
+Json = Any
+
+_WAKING: tuple[type[e.Event], ...] = (
+    e.WorkflowStarted,
+    e.CancelRequested,
+    e.DeadlineChanged,
+    e.WorkflowResumed,
+    e.WorkflowRetried,
+    e.EventReceived,
+    e.DataProvided,
+    e.TargetEnded,
+)
+"""Events that can make an instance runnable that nobody has in memory."""
+
+
+class Running(Protocol):
+    """What the worker needs of an execution; `wfes.handler.execution.Execution` has it."""
+
+    id: str
+    epoch: int
+
+    @property
+    def idle(self) -> bool: ...
+    def start(self) -> None: ...
+    def outside(self, events: Sequence[e.Recorded]) -> None: ...
+    def fence(self) -> None: ...
+    def stop(self) -> None: ...
+    def abandon(self) -> None: ...
+    def evict(self) -> bool: ...
+    def broken(self, error: Exception) -> None: ...
+
+
+class Committed(Protocol):
+    """What a commit, or several, brought: ``wfes.log.writer.Batch``."""
+
+    @property
+    def events(self) -> Sequence[e.Recorded]: ...
+
+
+MakeExecution = Callable[[Host, Any, str, int, list[e.Recorded]], Running]
+
+
+class Worker:
+    """Runs instances of an engine's workflows in this process. A `Host` of executions.
+
+    Attributes:
+        loop: the event loop, on whose thread everything here happens.
+        clock: its clock.
+        worker: this worker's id, never used before.
+        values: where user values are sealed and opened.
+        engine: the engine, for recorded calls.
+        threads: where synchronous step functions run.
+        linger_micros: how long an execution that only waits stays in memory.
+    """
+
+    def __init__(
+        self,
+        *,
+        log: Log,
+        writer: Queue,
+        clock: Clock,
+        values: Values,
+        engine: Any,
+        workflows: Mapping[str, Workflow[Any, Any]],
+        max_running: int = MAX_RUNNING,
+        name: str | None = None,
+        linger_micros: int = LINGER_MICROS,
+        machine: leases.Machine | None = None,
+        execution: MakeExecution = Execution,
+    ) -> None:
+        """Makes a worker; `start` lets it run. On the event loop's thread.
+
+        Args:
+            log: an open log.
+            writer: its writer.
+            clock: tells the time and calls back.
+            values: seals and opens user values.
+            engine: what executions hand recorded calls to.
+            workflows: by name; only their instances are claimed.
+            max_running: how many executions may be in memory.
+            name: the engine's name, for whoever lists workers.
+            linger_micros: how long an execution that only waits stays in memory.
+            machine: where this process runs; found out by default.
+            execution: makes an execution.
+        """
+        if max_running < 1:
+            raise ValueError(f"max_running is {max_running!r}; it must be at least 1")
+        self.loop = asyncio.get_running_loop()
+        self.clock = clock
+        self.worker = leases.new_worker_id()
+        self.values = values
+        self.engine = engine
+        self.threads: Executor = StepThreads()
+        self.linger_micros = linger_micros
+        self._log = log
+        self._writer = writer
+        self._workflows = workflows
+        self._codes = {name: code_of(workflow) for name, workflow in workflows.items()}
+        self._work = Work(workflows)
+        self._max_running = max_running
+        self._execution = execution
+        signature = Signature(self.worker, name, self._codes, machine or leases.Machine.here())
+        self._membership = Membership(log, writer, clock.now, self._work, signature, self._reported)
+        # executions in memory, and those on their way there
+        self._running: dict[str, Running] = {}
+        self._arriving: dict[str, list[e.Recorded]] = {}
+        self._over: set[str] = set()
+        self._reserved = 0
+        # claiming
+        self._accepting = False
+        self._wanted = False
+        self._checking = False
+        self._claiming = False
+        self._scan_at = 0.0
+        self._dead: dict[str, None] = {}
+        self._left_to_others: set[str] = set()
+        self._due: int | None = None
+        self._timer: Cancellable | None = None
+        # stopping
+        self._stopping = False
+        self._left = asyncio.Event()
+
+    # ---------------------------------------------------------------------------------- start and stop
+
+    async def start(self) -> None:
+        """Registers this worker, takes over from dead ones and begins to claim.
+
+        Raises:
+            LogUnavailable: this process cannot lock a file beside the database.
+        """
+        handlers = {workflow.handler.__code__: name for name, workflow in self._workflows.items()}
+        self._dead.update(dict.fromkeys(await self._membership.sign_on(self._is_busy, handlers)))
+        self._accepting = True
+        self._want()
+
+    def _is_busy(self) -> bool:
+        return bool(self._running)
+
+    async def stop(self, grace_seconds: float = GRACE_SECONDS) -> None:
+        """Claims nothing more, lets running steps finish within the grace and releases every instance.
+
+        Args:
+            grace_seconds: how long to wait for running steps; what still runs then is cut off.
+        """
+        self._accepting = False
+        self._stopping = True
+        self._set_timer(None)
+        for execution in list(self._running.values()):
+            execution.stop()
+        if not await self._all_left(grace_seconds):
+            for execution in list(self._running.values()):
+                execution.abandon()
+            if not await self._all_left(LEAVING_SECONDS):
+                _log.warning(
+                    "%d instances could not be released: the log takes no writes; they go on elsewhere or at "
+                    "the next start",
+                    len(self._running) + self._reserved,
+                )
+        await self._membership.sign_off()
+        self.threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _all_left(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                while self._running or self._reserved:
+                    self._left.clear()
+                    await self._left.wait()
+        except TimeoutError:
+            return not (self._running or self._reserved)
+        return True
+
+    def _reported(self, dead: Sequence[str], due: int | None) -> None:
+        """What is new about the other workers."""
+        if not self._accepting:
+            return
+        self._left_to_others.intersection_update(dead)
+        new = [id for id in dead if id not in self._dead and id not in self._left_to_others]
+        if new:
+            _log.info("worker %s is gone: going on with its instances", ", ".join(new))
+            self._dead.update(dict.fromkeys(new))
+            self._want()
+        elif due is not None:
+            self._arm(due)
+
+    # ------------------------------------------------------------------------------- starts in this process
+
+    def claim_ticket(self, workflow: str) -> tuple[str, Json] | None:
+        """Keeps a place for an instance that is about to be started, if there is one.
+
+        Whoever gets a ticket calls `begin` once the start is committed with a claim, else `release_ticket`.
+
+        Args:
+            workflow: the workflow's name.
+
+        Returns:
+            This worker's id and the code to put into the claim; None: start it without a claim.
+        """
+        if not self._accepting or workflow not in self._codes or self._free_places() <= 0:
+            return None
+        self._reserved += 1
+        return self.worker, self._codes[workflow]
+
+    def release_ticket(self) -> None:
+        """Gives the place back: the start was refused, or did not claim."""
+        self._reserved -= 1
+        self._freed()
+
+    def begin(self, id: str, history: list[e.Recorded]) -> None:
+        """Runs an instance whose claim by this worker is committed; uses up its ticket.
+
+        Args:
+            id: the instance.
+            history: its whole history, the claim included.
+        """
+        self._arriving.setdefault(id, [])
+        # From a plain callback of the loop: a handler's private loop must not be driven inside a task.
+        self.loop.call_soon(self._begin, id, history)
+
+    def _begin(self, id: str, history: list[e.Recorded]) -> None:
+        self._reserved -= 1
+        arrived = self._arriving.pop(id, [])
+        started = history[0].event
+        claim = next(r.event for r in reversed(history) if isinstance(r.event, e.RunClaimed))
+        assert isinstance(started, e.WorkflowStarted)
+        execution = self._execution(self, self._workflows[started.workflow], id, claim.epoch, history)
+        self._running[id] = execution
+        self._over.discard(id)
+        self._membership.wake()
+        try:
+            execution.start()
+            if arrived:
+                self._give(execution, arrived)
+            if self._stopping and self._running.get(id) is execution:
+                execution.stop()
+        except Exception as error:
+            self._broken(execution, error)
+
+    # ------------------------------------------------------------------------------------ what is committed
+
+    def deliver(self, batch: Committed) -> None:
+        """Passes on what was committed, by whomever: to executions in memory, or as a hint that something can run."""
+        waking: set[str] = set()
+        given: dict[str, list[e.Recorded]] = {}
+        for recorded in batch.events:
+            id = recorded.originator_id
+            event = recorded.event
+            if isinstance(event, e.RunClaimed):
+                waking.discard(id)
+                execution = self._running.get(id)
+                if event.worker == self.worker:
+                    if execution is None or event.epoch > execution.epoch:
+                        self._arriving.setdefault(id, [])
+                    continue
+            if id in self._arriving:
+                self._arriving[id].append(recorded)
+            elif id in self._running:
+                if event.terminal:
+                    self._over.add(id)
+                given.setdefault(id, []).append(recorded)
+            elif isinstance(event, _WAKING):
+                waking.add(id)
+        for id, events in given.items():
+            execution = self._running.get(id)
+            if execution is not None:
+                try:
+                    self._give(execution, events)
+                except Exception as error:
+                    self._broken(execution, error)
+        if waking:
+            self._want()
+
+    def _give(self, execution: Running, events: Sequence[e.Recorded]) -> None:
+        for recorded in events:
+            event = recorded.event
+            if isinstance(event, e.RunClaimed) and event.epoch > execution.epoch:
+                execution.fence()
+                return
+        execution.outside(events)
+
+    def _broken(self, execution: Running, error: Exception) -> None:
+        execution.broken(error)
+        self.left(execution)
+
+    # ------------------------------------------------------------------------------------- for executions
+
+    def submit(self, member: Member) -> None:
+        """Puts an execution's member into the writer's queue."""
+        self._writer.submit(member)
+
+    def left(self, execution: Running) -> None:
+        """The execution has left memory: ended, released, fenced or held."""
+        id = execution.id
+        if self._running.get(id) is not execution:
+            return
+        del self._running[id]
+        if id in self._over:
+            self._over.discard(id)
+        else:
+            # What it waits for may be due before the moment the timer is set to.
+            self._wanted = True
+        self._freed()
+
+    def _freed(self) -> None:
+        """There is room for somebody else's turn."""
+        self._left.set()
+        if self._wanted:
+            self._want()
+
+    # ------------------------------------------------------------------------------------------- claiming
+
+    @property
+    def quiet(self) -> bool:
+        """Whether everything in memory only waits and nothing is about to be claimed."""
+        if self._reserved or self._claiming or self._checking or self._arriving:
+            return False
+        return all(execution.idle for execution in self._running.values())
+
+    @property
+    def running(self) -> int:
+        """How many executions are in memory."""
+        return len(self._running)
+
+    def _free_places(self) -> int:
+        return self._max_running - len(self._running) - self._reserved
+
+    def _make_room(self) -> None:
+        """Asks executions that only wait to leave, oldest first; they give their places back when that is written."""
+        now = self.loop.time()
+        if now < self._scan_at:
+            return
+        # Looking at all of them takes a while; what is busy now is probably busy for a moment more.
+        self._scan_at = now + SCAN_SECONDS
+        evicted = 0
+        for execution in list(self._running.values()):
+            if execution.idle and execution.evict():
+                evicted += 1
+                if evicted == EVICTIONS_MAX:
+                    return
+        self.loop.call_later(SCAN_SECONDS, self._look_again)
+
+    def _look_again(self) -> None:
+        if self._wanted and self._accepting:
+            self._want()
+
+    def _want(self) -> None:
+        """Something may be runnable: looks at the loop's next turn, once for all that happens until then."""
+        self._wanted = True
+        if not self._checking and not self._claiming:
+            self._checking = True
+            self.loop.call_soon(self._check)
+
+    def _check(self) -> None:
+        self._checking = False
+        if not self._accepting or self._claiming or not self._workflows:
+            return
+        try:
+            due = self._work.next_due(self._log.read)
+        except WfesError:
+            self._arm(self.clock.now() + RETRY_MICROS)
+            return
+        if not self._dead and (due is None or due > self.clock.now()):
+            self._wanted = False
+            self._set_timer(due)
+            return
+        limit = min(self._free_places(), CLAIMS_MAX)
+        if limit <= 0:
+            # Still wanted: whoever leaves looks again.
+            self._make_room()
+            return
+        self._wanted = False
+        self._claiming = True
+        self._reserved += limit
+        claimed = functools.partial(self._claimed, limit)
+        failed = functools.partial(self._claim_failed, limit)
+        dead = list(self._dead)
+        self._writer.submit(ClaimRunnable(self.worker, self._codes, self._work, limit, dead, claimed, failed))
+
+    def _claimed(self, limit: int, claimed: Claimed) -> None:
+        self._claiming = False
+        self._reserved += len(claimed.histories) - limit
+        for history in claimed.histories:
+            self.begin(history[0].originator_id, history)
+        for dead in claimed.cleared:
+            self._dead.pop(dead, None)
+            self._membership.bury(dead)
+        if self._dead and not claimed.progressed:
+            # What they still own is of workflows that only other engines know.
+            self._left_to_others.update(self._dead)
+            self._dead.clear()
+        self._left.set()
+        if self._wanted or (claimed.more and claimed.progressed):
+            self._want()
+            return
+        due = claimed.next_due
+        now = self.clock.now()
+        self._set_timer(now + RETRY_MICROS if due is not None and due <= now else due)
+
+    def _claim_failed(self, limit: int, error: Exception) -> None:
+        self._claiming = False
+        self._reserved -= limit
+        self._left.set()
+        if self._accepting:
+            _log.error("claiming instances failed: %s", error, exc_info=error)
+            self._arm(self.clock.now() + RETRY_MICROS)
+
+    # ---------------------------------------------------------------------------------------------- the timer
+
+    def _arm(self, due: int) -> None:
+        """Looks again at `due`, or earlier if that was so already."""
+        if self._due is None or due < self._due:
+            self._set_timer(due)
+
+    def _set_timer(self, due: int | None) -> None:
+        if due is not None and due == self._due:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._due = due if self._accepting else None
+        if self._due is not None:
+            self._timer = self.clock.call_at(self._due, self._timer_due)
+
+    def _timer_due(self) -> None:
+        self._due = None
+        self._timer = None
+        self._want()
+
+
+def code_of(workflow: Workflow[Any, Any]) -> Json:
+    """What is recorded in a claim as the code that ran: label, digest, and the versions that matter for replay."""
+    code = {
+        "version": workflow.version,
+        "digest": workflow.digest,
+        "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+        "wfes": wfes.__version__,
+    }
+    return {name: value for name, value in code.items() if value is not None}
