@@ -1,5 +1,103 @@
-"""Durable workflows: plain async Python functions whose every action is an event on an append-only log."""
+"""Durable workflows: plain async Python functions whose every action is an event on an append-only log.
+
+The public names, nothing else; the errors are listed in `wfes.errors`.
+"""
 
 from __future__ import annotations
 
+from wfes.actor import acting_as
+from wfes.core.retry import Retry
+from wfes.core.state import Outcome, Status, Wait
+from wfes.engine import Engine
+from wfes.errors import (
+    ChildWorkflowError,
+    DuplicateWorkflow,
+    EngineNotOpen,
+    ErrorInfo,
+    InstanceEnded,
+    InstanceExists,
+    InstanceNotFound,
+    InvalidData,
+    InvalidInput,
+    KeyInUse,
+    LogUnavailable,
+    NotSupported,
+    OutsideHandler,
+    PayloadTooLarge,
+    RedactionUnavailable,
+    RequestNotPending,
+    StateReadOnly,
+    StepError,
+    StepInterrupted,
+    Suspended,
+    UnknownEvent,
+    UnknownRequest,
+    UnknownWorkflow,
+    UnstorableValue,
+    WaitTimeout,
+    WfesError,
+    WorkflowAborted,
+    WorkflowCancelled,
+    WorkflowFailed,
+    WorkflowTimedOut,
+    WrongWorkflow,
+)
+from wfes.handler.step import Step
+from wfes.instance import Instance
+from wfes.views import DataRequest, InstanceRow, Page, RecordedEvent
+from wfes.workflow import Concurrency, Event, Request, Schedule, Workflow, workflow
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "ChildWorkflowError",
+    "Concurrency",
+    "DataRequest",
+    "DuplicateWorkflow",
+    "Engine",
+    "EngineNotOpen",
+    "ErrorInfo",
+    "Event",
+    "Instance",
+    "InstanceEnded",
+    "InstanceExists",
+    "InstanceNotFound",
+    "InstanceRow",
+    "InvalidData",
+    "InvalidInput",
+    "KeyInUse",
+    "LogUnavailable",
+    "NotSupported",
+    "Outcome",
+    "OutsideHandler",
+    "Page",
+    "PayloadTooLarge",
+    "RecordedEvent",
+    "RedactionUnavailable",
+    "Request",
+    "RequestNotPending",
+    "Retry",
+    "Schedule",
+    "StateReadOnly",
+    "Status",
+    "Step",
+    "StepError",
+    "StepInterrupted",
+    "Suspended",
+    "UnknownEvent",
+    "UnknownRequest",
+    "UnknownWorkflow",
+    "UnstorableValue",
+    "Wait",
+    "WaitTimeout",
+    "WfesError",
+    "Workflow",
+    "WorkflowAborted",
+    "WorkflowCancelled",
+    "WorkflowFailed",
+    "WorkflowTimedOut",
+    "WrongWorkflow",
+    "__version__",
+    "acting_as",
+    "workflow",
+]
