@@ -302,6 +302,10 @@ class PayloadTooLarge(WfesError, ValueError):
         )
 
 
+class NotSupported(WfesError, NotImplementedError):
+    """This release of wfes cannot do this."""
+
+
 class RedactionUnavailable(WfesError):
     """Redaction needs Engine(keys=...) from the time the values were written, and an ended instance."""
 

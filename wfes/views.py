@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, TypeVar, overload
 
 from wfes.core.state import Status
+from wfes.core.state import Wait as Wait
 
 T = TypeVar("T")
 
@@ -120,23 +121,6 @@ class DataRequest:
     deadline: datetime | None = None
     created_at: datetime | None = None
     conversation: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Something an instance waits for.
-
-    Attributes:
-        kind: `sleep`, `listen`, `request`, `child`, `workflow` or `timer`.
-        name: The sleep's path, the event's, request's or workflow's name, or the other instance's id.
-        since: When it began.
-        until: When it ends by itself, or None.
-    """
-
-    kind: str
-    name: str
-    since: datetime
-    until: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -24,14 +24,22 @@ from wfes.core import events as e
 from wfes.core.codec import Json
 from wfes.core.evolve import fold
 from wfes.core.state import ACTIVE, InstanceState, Status
-from wfes.errors import InstanceExists, InstanceNotFound, KeyInUse, UnknownWorkflow, WfesError
+from wfes.errors import (
+    InstanceExists,
+    InstanceNotFound,
+    KeyInUse,
+    RequestNotPending,
+    UnknownWorkflow,
+    WfesError,
+)
 from wfes.log.port import Tx
 from wfes.runtime.streams import event_stream, key_stream, workflow_stream
 from wfes.runtime.values import Blobs
 
-LISTENERS = "SELECT DISTINCT instance FROM listeners WHERE event = ? ORDER BY instance"
-LISTENERS_OF_KEY = "SELECT DISTINCT instance FROM listeners WHERE event = ? AND key = ? ORDER BY instance"
-SUBSCRIBED = "SELECT workflow FROM subscriptions WHERE event = ? ORDER BY workflow"
+LISTENERS = "SELECT DISTINCT instance FROM wfes_listeners WHERE event = ? ORDER BY instance"
+LISTENERS_OF_KEY = "SELECT DISTINCT instance FROM wfes_listeners WHERE event = ? AND key = ? ORDER BY instance"
+REQUEST = "SELECT id, instance, workflow, name FROM wfes_requests WHERE id = ?"
+SUBSCRIBED = "SELECT workflow, deadline FROM wfes_subscriptions WHERE event = ? ORDER BY workflow"
 
 
 class Command(Protocol):
@@ -50,6 +58,9 @@ class Submission:
     """A command as a member of the writer's queue; its result resolves a future."""
 
     __slots__ = ("command", "future")
+
+    withdrawable = True
+    """Somebody waits for it, so it is given back where the log stays in trouble."""
 
     def __init__(self, command: Command, future: asyncio.Future[Any]) -> None:
         self.command = command
@@ -254,6 +265,25 @@ class Ask:
 
 
 @dataclass(slots=True)
+class Answer:
+    """An answer to a request that is known by its id alone: looked up in the transaction, where it is or is not open.
+
+    Attributes:
+        request: the request's id.
+        make: makes the command of what is known of the open request; refuses data that does not fit.
+    """
+
+    request: str
+    make: Callable[[Sequence[Any]], Ask]
+
+    def run(self, tx: Tx) -> Json:
+        rows = tx.query(REQUEST, (self.request,))
+        if not rows:
+            raise RequestNotPending(self.request, reason="answered, expired, withdrawn or never asked")
+        return self.make(rows[0]).run(tx)
+
+
+@dataclass(slots=True)
 class RetryInstance:
     """Lets a failed or timed-out instance go on, unless a newer active one has its key.
 
@@ -327,7 +357,7 @@ class Publish:
             tx.put_blob(digest, content)
         # Read before anything is appended: what this very event starts is no listener of it.
         listeners = self._listeners(tx)
-        starts = [str(row[0]) for row in tx.query(SUBSCRIBED, (self.event,))]
+        starts = tx.query(SUBSCRIBED, (self.event,))
         tx.append(
             stream,
             [
@@ -348,8 +378,8 @@ class Publish:
         )
         for instance in listeners:
             tx.append(instance, [received])
-        for workflow in starts:
-            self._start(workflow, source).run(tx)
+        for workflow, deadline in starts:
+            self._start(workflow, deadline, source).run(tx)
         return {"id": self.id, "new": True}
 
     def _listeners(self, tx: Tx) -> Sequence[str]:
@@ -359,7 +389,7 @@ class Publish:
             rows = tx.query(LISTENERS_OF_KEY, (self.event, self.key))
         return [str(row[0]) for row in rows]
 
-    def _start(self, workflow: str, source: Json) -> Start:
+    def _start(self, workflow: str, deadline: int | None, source: Json) -> Start:
         id = ids.derived_id("event", self.event, self.id, workflow)
         return Start(
             id=id,
@@ -370,7 +400,7 @@ class Publish:
             seed=id,
             actor=self.actor,
             cause=source,
-            known=False,
+            deadline=deadline,
             derived=True,
         )
 

@@ -22,7 +22,7 @@ from wfes.log.port import Tx
 Reaction = Callable[[Tx, str, Any, InstanceState], None]
 """Called with the transaction, the stream, the event just appended and the instance's state after it."""
 
-WAITERS = "SELECT waiter, path FROM waiters WHERE target = ? ORDER BY waiter, path"
+WAITERS = "SELECT waiter, path FROM wfes_waiters WHERE target = ? ORDER BY waiter, path"
 
 
 def _wake_waiters(tx: Tx, stream: str, event: e.Event, state: InstanceState) -> None:

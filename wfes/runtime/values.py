@@ -118,6 +118,12 @@ class Values:
             self._remember(digest, whole, size)
         return whole
 
+    def keep(self, sealed: Sealed) -> None:
+        """Makes a large value readable before its bytes are committed, in this process."""
+        with self._lock:
+            for digest, content in sealed.blobs:
+                self._remember(digest, sealed.whole, len(content))
+
     def _remember(self, digest: str, whole: Json, size: int) -> None:
         if digest in self._cache:
             return

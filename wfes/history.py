@@ -1,0 +1,202 @@
+"""Reading instances from the log: their states, and their events as people see them.
+
+Reads never change anything and run no user code. A short history is read on the spot, for a thread's round trip
+costs more than the read; a long one is read in a thread, page by page, so that it never holds the event loop up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Any
+
+from wfes.core import events as e
+from wfes.core.error_info import ErrorInfo
+from wfes.core.evolve import evolve
+from wfes.core.state import InstanceState
+from wfes.errors import InstanceNotFound
+from wfes.log.application import decode
+from wfes.log.port import Log
+from wfes.runtime.streams import is_instance
+from wfes.runtime.values import Values
+from wfes.views import RecordedEvent, moment
+
+PAGE = 500
+"""Events read at once."""
+DIRECT_MAX = 100
+"""Events read on the event loop's own thread at most."""
+RUNS_MAX = 10_000
+"""Instances whose current run a reader of the whole log remembers."""
+
+Run = tuple[str | None, Any]
+"""The worker and the code of the claim in force."""
+
+
+class Histories:
+    """Reads the streams of one log."""
+
+    def __init__(self, log: Log, values: Values) -> None:
+        self._log = log
+        self._values = values
+
+    def page(self, stream: str, after: int = 0, upto: int | None = None, limit: int = PAGE) -> list[e.Recorded]:
+        """At most `limit` events of a stream behind version `after`."""
+        found = self._log.select_events(stream, gt=after, lte=upto, limit=limit)
+        return [decode(stored) for stored in found]
+
+    def rest(self, stream: str, after: int = 0, upto: int | None = None) -> list[e.Recorded]:
+        """All events of a stream behind version `after`."""
+        found: list[e.Recorded] = []
+        while True:
+            page = self.page(stream, after, upto)
+            found.extend(page)
+            if len(page) < PAGE:
+                return found
+            after = page[-1].originator_version
+
+    async def state(self, id: str, known: InstanceState | None = None) -> InstanceState:
+        """An instance's state as of now.
+
+        Args:
+            id: The instance.
+            known: An earlier state of it, which is consumed.
+
+        Raises:
+            InstanceNotFound: There is none.
+        """
+        # An id that begins with "$" names a stream of the engine's own, which is no instance.
+        page = self.page(id, 0 if known is None else known.version, limit=DIRECT_MAX) if is_instance(id) else []
+        if known is None:
+            if not page:
+                raise InstanceNotFound(id)
+            known = InstanceState(id)
+        state = _evolved(known, page)
+        if len(page) < DIRECT_MAX:
+            return state
+        return await asyncio.to_thread(self._state_behind, state)
+
+    def _state_behind(self, state: InstanceState) -> InstanceState:
+        while page := self.page(state.id, state.version):
+            state = _evolved(state, page)
+        return state
+
+    async def recorded(self, id: str, after: int = 0, upto: int | None = None) -> list[RecordedEvent]:
+        """An instance's events behind version `after`, up to version `upto`, as people see them.
+
+        Raises:
+            InstanceNotFound: There is no such instance.
+        """
+        found = await asyncio.to_thread(self.rest, id, 0, upto) if is_instance(id) else []
+        if not found:
+            if upto is not None and upto < 1:
+                await self.state(id)
+                return []
+            raise InstanceNotFound(id)
+        viewer = Viewer(self, self._values)
+        viewed = await asyncio.to_thread(viewer.view, found, after)
+        return viewed
+
+    def run_before(self, stream: str, version: int) -> Run:
+        """The claim that was in force just before a version of an instance's history."""
+        below = version
+        while below > 1:
+            found = self._log.select_events(stream, lte=below - 1, desc=True, limit=PAGE)
+            for stored in found:
+                event = decode(stored).event
+                if isinstance(event, e.RunClaimed):
+                    return event.worker, event.code
+                if isinstance(event, e.RunReleased) or event.terminal:
+                    return None, None
+            if len(found) < PAGE:
+                break
+            below = found[-1].originator_version
+        return None, None
+
+
+class Viewer:
+    """Shows the events of any number of streams, each in order, with the run that each belongs to."""
+
+    def __init__(self, histories: Histories, values: Values) -> None:
+        self._histories = histories
+        self._values = values
+        self._runs: OrderedDict[str, Run] = OrderedDict()
+
+    def view(self, events: Iterable[e.Recorded], after: int = 0) -> list[RecordedEvent]:
+        """The events as people see them; those up to version `after` are passed over, but followed."""
+        shown: list[RecordedEvent] = []
+        for recorded in events:
+            run = self._run_of(recorded)
+            if recorded.originator_version > after:
+                shown.append(self._shown(recorded, run))
+        return shown
+
+    def _run_of(self, recorded: e.Recorded) -> Run:
+        stream, event = recorded.originator_id, recorded.event
+        if isinstance(event, e.RunClaimed):
+            run: Run = (event.worker, event.code)
+            self._remember(stream, run)
+            return run
+        if not event.owner and not event.terminal:
+            return None, None
+        known = self._runs.get(stream)
+        run = self._histories.run_before(stream, recorded.originator_version) if known is None else known
+        self._remember(stream, (None, None) if isinstance(event, e.RunReleased) or event.terminal else run)
+        return run
+
+    def _remember(self, stream: str, run: Run) -> None:
+        self._runs[stream] = run
+        self._runs.move_to_end(stream)
+        if len(self._runs) > RUNS_MAX:
+            self._runs.popitem(last=False)
+
+    def _shown(self, recorded: e.Recorded, run: Run) -> RecordedEvent:
+        event = recorded.event
+        return RecordedEvent(
+            position=recorded.position,
+            instance=recorded.originator_id,
+            version=recorded.originator_version,
+            at=moment(event.at),
+            type=event.topic,
+            data=self._data(event),
+            actor=getattr(event, "actor", None),
+            worker=run[0],
+            code=run[1],
+            cause=getattr(event, "cause", None),
+        )
+
+    def _data(self, event: e.Event) -> dict[str, Any]:
+        data: dict[str, Any] = {}
+        for field in dataclasses.fields(event):
+            name = field.name
+            if name not in _APART:
+                data[name] = self._plain(event, name, getattr(event, name))
+        return data
+
+    def _plain(self, event: e.Event, name: str, value: Any) -> Any:
+        if value is None:
+            return None
+        if name in _MOMENTS:
+            return moment(value) if value or name != "not_before" else None
+        if name == "delay":
+            return timedelta(microseconds=value)
+        if isinstance(event, e.CallRecorded):
+            return value
+        if name == "error":
+            return ErrorInfo.from_json(value)
+        if name == "changes":
+            return {field: self._values.open(tree) for field, tree in value.items()}
+        return self._values.open(value) if name in _VALUES else value
+
+
+_APART = frozenset({"at", "actor", "cause"})
+_MOMENTS = frozenset({"until", "retry_at", "deadline", "due", "not_before"})
+_VALUES = frozenset({"input", "output", "result", "data", "payload"})
+
+
+def _evolved(state: InstanceState, events: Sequence[e.Recorded]) -> InstanceState:
+    for recorded in events:
+        state = evolve(state, recorded.event, recorded.originator_version)
+    return state

@@ -1,0 +1,309 @@
+"""`Instance`: a handle on one instance, with a snapshot of it.
+
+The snapshot is as of when the handle was made or last refreshed; its values are decoded when they are looked at, with
+the workflow's types where the engine knows the workflow. What a handle asks of the instance goes to its engine.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
+
+from wfes.core.codec import ABSENT, Json
+from wfes.core.durations import Duration
+from wfes.core.error_info import ErrorInfo
+from wfes.core.state import InstanceState, Status
+from wfes.errors import OutsideHandler
+from wfes.handler import scope as scopes
+from wfes.names import Event
+from wfes.views import ProgressView, RecordedEvent, Wait, moment
+
+if TYPE_CHECKING:
+    from wfes.engine import Engine
+
+Out_co = TypeVar("Out_co", covariant=True)
+
+
+class Instance(Generic[Out_co]):
+    """One instance of a workflow.
+
+    Engines make these; two handles are equal if they are of the same instance.
+    """
+
+    __slots__ = ("_engine", "_known_at", "_state")
+
+    def __init__(self, engine: Engine, state: InstanceState, known_at: int = -1) -> None:
+        """Makes a handle.
+
+        Args:
+            engine: Whom it asks.
+            state: The snapshot; the handle's own from here on.
+            known_at: The log position from which on the engine has heard of every end since this snapshot; -1: none.
+        """
+        self._engine = engine
+        self._state = state
+        self._known_at = known_at
+
+    def __repr__(self) -> str:
+        return f"<Instance {self.id!r} of {self.workflow!r}: {self.status}>"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Instance):
+            return NotImplemented
+        same: Instance[Any] = cast("Instance[Any]", other)
+        return self.id == same.id and self._engine.url == same._engine.url
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    # -- The snapshot ------------------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        return self._state.id
+
+    @property
+    def workflow(self) -> str:
+        """The name of its workflow."""
+        return self._state.workflow
+
+    @property
+    def key(self) -> str | None:
+        """What it is about, as given at its start."""
+        return self._state.key
+
+    @property
+    def status(self) -> Status:
+        """Where it is in its life."""
+        return self._state.status
+
+    @property
+    def input(self) -> Any:
+        """Its input."""
+        definition = self._engine.workflow(self.workflow)
+        return self._opened(self._state.input, ABSENT if definition is None else definition.input_type)
+
+    @property
+    def output(self) -> Out_co | None:
+        """What it returned, once it is completed; else None."""
+        return cast("Out_co | None", self._output(self._state.output))
+
+    @property
+    def error(self) -> ErrorInfo | None:
+        """What failed it, or None."""
+        return None if self._state.error is None else ErrorInfo.from_json(self._state.error)
+
+    @property
+    def reason(self) -> str | None:
+        """Why it was paused, cancelled, aborted or timed out, where that was said."""
+        return self._state.pause_reason if self._state.paused else self._state.reason
+
+    @property
+    def state(self) -> Any:
+        """Its recorded state, as the workflow's `state` model; a dict where this engine does not know the workflow;
+        None where it has none."""
+        fields = self._state.fields
+        definition = self._engine.workflow(self.workflow)
+        model = None if definition is None else definition.state_type
+        if model is None:
+            return {name: self._opened(tree, ABSENT) for name, tree in fields.items()} or None
+        declared = model.model_fields
+        changed = {
+            name: self._opened(tree, declared[name].annotation) for name, tree in fields.items() if name in declared
+        }
+        return model().model_copy(update=changed)
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The labels given at its start."""
+        return tuple(self._state.tags)
+
+    @property
+    def created_at(self) -> datetime:
+        """When it was started."""
+        return moment(self._state.created_at)
+
+    @property
+    def updated_at(self) -> datetime:
+        """When its last event was made."""
+        return moment(self._state.at)
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When it times out, or None."""
+        return moment(self._state.deadline)
+
+    @property
+    def parent(self) -> str | None:
+        """The id of the instance that started it, or None."""
+        return self._state.parent
+
+    @property
+    def conversation(self) -> str | None:
+        """The conversation it belongs to, or None."""
+        return self._state.conversation
+
+    @property
+    def version(self) -> int:
+        """The number of its last event."""
+        return self._state.version
+
+    @property
+    def waiting_for(self) -> list[Wait]:
+        """What it waits for, in the order it began to."""
+        waits = [
+            Wait(wait.kind, wait.name, moment(wait.since), moment(wait.until))
+            for wait in self._state.waits.values()
+        ]
+        at = moment(self._state.at)
+        waits.extend(Wait("timer", "timer", at, moment(due)) for due in self._state.timers.values())
+        return waits
+
+    @property
+    def progress(self) -> ProgressView | None:
+        """The last progress checkpoint, or None."""
+        last = self._state.progress
+        if last is None:
+            return None
+        return ProgressView(last.message, last.percent, self._opened(last.data, ABSENT), moment(last.at))
+
+    def _output(self, tree: Json) -> Any:
+        definition = self._engine.workflow(self.workflow)
+        if self._state.ended is not Status.COMPLETED:
+            return None
+        return self._opened(tree, ABSENT if definition is None else definition.output_type)
+
+    def _opened(self, tree: Json, type_: Any) -> Any:
+        try:
+            return self._engine.values.open(tree, type_)
+        except ValueError:
+            # Recorded under another declaration than today's: shown as the plain data it is.
+            return self._engine.values.open(tree)
+
+    # -- Reading -----------------------------------------------------------------------------------------------------
+
+    async def refresh(self) -> Instance[Out_co]:
+        """Reads the snapshot afresh; returns this same handle."""
+        self._state = await self._engine.read_state(self.id, self._state)
+        self._known_at = -1
+        return self
+
+    async def result(self, timeout: Duration | None = None) -> Out_co:
+        """The output, once the instance is completed.
+
+        Args:
+            timeout: Duration to wait at most; the instance goes on afterwards.
+
+        Raises:
+            WorkflowFailed: It failed.
+            WorkflowCancelled: It was cancelled.
+            WorkflowAborted: It was aborted by its own handler.
+            WorkflowTimedOut: It timed out.
+            TimeoutError: It was not over in time.
+            EngineNotOpen: The engine was closed meanwhile.
+        """
+        return cast(Out_co, await self._engine.result(self.id, timeout, workflow=self.workflow, known_at=self._known_at))
+
+    async def history(self, after: int = 0, upto: int | None = None) -> list[RecordedEvent]:
+        """Its events in order.
+
+        Args:
+            after: Only those with a version above this.
+            upto: Only those with a version up to this.
+        """
+        return await self._engine.history(self.id, after, upto)
+
+    # -- Commands ----------------------------------------------------------------------------------------------------
+
+    async def cancel(self, reason: str | None = None, *, actor: str | None = None) -> None:
+        """Interrupts it: it ends as cancelled. Nothing happens if it is over already.
+
+        Args:
+            reason: Why; told to the handler and kept.
+            actor: Who asks.
+        """
+        await self._engine.cancel(self.id, reason, actor=actor)
+
+    async def set_timeout(
+        self, in_: Duration | None = None, at: datetime | None = None, *, actor: str | None = None
+    ) -> None:
+        """Lets it time out at that moment, not earlier, whatever was said before.
+
+        Args:
+            in_: A duration from now.
+            at: An aware moment in the future; exactly one of the two is given.
+            actor: Who asks.
+
+        Raises:
+            TypeError: Not exactly one of `in_` and `at`.
+            ValueError: `at` is naive or has passed.
+            InstanceEnded: It is over.
+        """
+        await self._engine.set_timeout(self.id, in_, at, actor=actor)
+
+    async def send(
+        self,
+        event: str | Event[Any],
+        payload: Any = None,
+        *,
+        id: str | None = None,
+        actor: str | None = None,
+        connection: Any = None,
+    ) -> None:
+        """Sends it an event, which is kept until the handler listens for it.
+
+        Args:
+            event: The event's name or `Event`.
+            payload: What comes with it.
+            id: The same id twice counts once.
+            actor: Who sends.
+            connection: Not supported by this release.
+
+        Raises:
+            InvalidData: The payload does not fit the `Event`'s type.
+            InstanceEnded: It is over.
+        """
+        await self._engine.send(self.id, event, payload, id=id, actor=actor, connection=connection)
+
+    async def pause(self, reason: str | None = None, *, actor: str | None = None) -> None:
+        """Holds it: no new step starts until `resume`.
+
+        Raises:
+            InstanceEnded: It is over.
+        """
+        await self._engine.pause(self.id, reason, actor=actor)
+
+    async def resume(self, *, actor: str | None = None) -> None:
+        """Releases it from a pause; nothing happens if it is not paused.
+
+        Raises:
+            InstanceEnded: It is over.
+        """
+        await self._engine.resume(self.id, actor=actor)
+
+    async def retry(self, *, actor: str | None = None) -> None:
+        """Lets a failed or timed-out instance go on where it was; nothing happens while it is not over.
+
+        Raises:
+            InstanceEnded: It completed, was cancelled or was aborted.
+            KeyInUse: A newer active instance has its key.
+        """
+        await self._engine.retry(self.id, workflow=self.workflow, actor=actor)
+
+    def complete(self, output: Any = None) -> NoReturn:
+        """Ends this instance as completed, from inside its own handler; the rest of the handler does not run.
+
+        Args:
+            output: What it gives, of the workflow's output type.
+
+        Raises:
+            OutsideHandler: Called anywhere else.
+        """
+        scope = scopes.current()
+        if scope is None or scope.execution.id != self.id:
+            raise OutsideHandler("complete()", f"instance {self.id!r} can be completed by its own handler alone")
+        if not scope.in_handler:
+            raise OutsideHandler("complete()", f"step {scope.path!r} can return a value for the handler to act on")
+        scope.complete(output)
+        raise AssertionError("a completed handler goes on")
