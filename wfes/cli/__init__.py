@@ -1,0 +1,36 @@
+"""The command line: `wfes COMMAND`.
+
+One module per group of commands; `app` owns what they share, and `main` is the entry point.
+"""
+
+from __future__ import annotations
+
+from wfes.cli.app import main
+from wfes.cli.changing import cancel, pause, provide, publish, resume, retry, send, set_timeout
+from wfes.cli.demo import demo
+from wfes.cli.following import history, tail
+from wfes.cli.reading import ls, requests, show
+from wfes.cli.running import run, start, worker
+
+__all__ = ["main"]
+
+for _command in (
+    run,
+    worker,
+    start,
+    ls,
+    show,
+    history,
+    tail,
+    requests,
+    provide,
+    send,
+    publish,
+    cancel,
+    pause,
+    resume,
+    retry,
+    set_timeout,
+    demo,
+):
+    main.add_command(_command)

@@ -1,0 +1,347 @@
+"""What happened in an instance, read off its history: one row per step, wait, child or progress report.
+
+Owns the reading of events for people: `Timeline` folds a history into rows, `described` says one event in a few
+words. Both take the events of `history()` and of `events()` by their names and data, and know nothing of databases or
+terminals. An event they have no words for is shown by its name and data, never left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from wfes.cli.values import clipped, clock, error_text, moment_of, short
+
+
+class LoggedEvent(Protocol):
+    """The parts of a recorded event that are read here."""
+
+    @property
+    def position(self) -> int: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def at(self) -> datetime: ...
+    @property
+    def type(self) -> str: ...
+    @property
+    def data(self) -> Mapping[str, Any]: ...
+    @property
+    def actor(self) -> str | None: ...
+    @property
+    def worker(self) -> str | None: ...
+
+
+@dataclass(slots=True)
+class Row:
+    """One path of an instance.
+
+    Attributes:
+        kind: "step", "group" (the items of a `map`, which have no step of their own above them), "sleep", "listen",
+            "request", "child", "workflow", "call" or "progress".
+        status: "started", "waiting", "backoff", "completed", "failed", "timed_out" or "cancelled".
+        starts: How many times its function was started; more than the attempts where one was cut off.
+        attempts: The number of the last attempt.
+        inner: The rows under it.
+    """
+
+    path: str
+    kind: str
+    status: str
+    started: datetime
+    ended: datetime | None = None
+    starts: int = 0
+    attempts: int = 0
+    note: str = ""
+    target: str | None = None
+    value: Any = None
+    inner: list[Row] = field(default_factory=list["Row"])
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def seconds(self) -> float | None:
+        """From its first start to its end; None while it is open."""
+        return None if self.ended is None else (self.ended - self.started).total_seconds()
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as JSON data, with the rows under it."""
+        tree: dict[str, Any] = {
+            "path": self.path,
+            "kind": self.kind,
+            "status": self.status,
+            "started_at": self.started,
+            "ended_at": self.ended,
+            "seconds": self.seconds,
+        }
+        if self.kind == "step":
+            tree["attempts"] = self.attempts
+            tree["starts"] = self.starts
+        if self.note:
+            tree["note"] = self.note
+        if self.target:
+            tree["target"] = self.target
+        if self.inner:
+            tree["inner"] = [row.to_json() for row in self.inner]
+        return tree
+
+
+_OPENS = {
+    "SleepScheduled": "sleep",
+    "ListenStarted": "listen",
+    "RequestIssued": "request",
+    "ChildStarted": "child",
+    "WaitStarted": "workflow",
+}
+_CLOSES = {
+    "StepCompleted": "completed",
+    "StepFailed": "failed",
+    "StepCancelled": "cancelled",
+    "SleepEnded": "completed",
+    "ListenEnded": "completed",
+    "RequestEnded": "completed",
+    "ChildEnded": "completed",
+    "WaitEnded": "completed",
+    "WaitTimedOut": "timed_out",
+    "WaitCancelled": "cancelled",
+}
+ENDS = {
+    "WorkflowCompleted": "completed",
+    "WorkflowFailed": "failed",
+    "WorkflowAborted": "aborted",
+    "WorkflowCancelled": "cancelled",
+    "WorkflowTimedOut": "timed_out",
+}
+"""The events that end an instance, and the status they end it with."""
+
+
+class Timeline:
+    """The rows of one instance; `feed` takes its events in order.
+
+    Attributes:
+        rows: Every row by path, in the order they began; groups among them.
+        top: The rows that stand under no other.
+        claims: Who ran it, from when: (worker, moment), one for each claim.
+        began, ended: The moments of its first and its last event but for an end, where there is one.
+    """
+
+    def __init__(self, events: Iterable[LoggedEvent] = ()) -> None:
+        self.rows: dict[str, Row] = {}
+        self.top: list[Row] = []
+        self.claims: list[tuple[str, datetime]] = []
+        self.began: datetime | None = None
+        self.ended: datetime | None = None
+        for event in events:
+            self.feed(event)
+
+    def feed(self, event: LoggedEvent) -> Row | None:
+        """Takes the next event; gives the row it changed, if it is about one."""
+        if self.began is None:
+            self.began = event.at
+        kind, data = event.type, event.data
+        self.ended = event.at if kind in ENDS else None
+        if kind == "RunClaimed":
+            self.claims.append((str(data.get("worker") or event.worker or ""), event.at))
+            return None
+        path = data.get("path")
+        if not isinstance(path, str):
+            return None
+        if kind == "StepStarted":
+            return self._step_started(path, event)
+        if kind in _OPENS:
+            return self._opened(path, _OPENS[kind], event)
+        if kind in ("ProgressRecorded", "CallRecorded"):
+            return self._happened(path, event)
+        row = self.rows.get(path)
+        if row is None:
+            return None
+        if kind == "StepAttemptFailed":
+            row.status = "backoff"
+            row.note = error_text(data.get("error"))
+        elif kind in ("DataProvided", "TargetEnded"):
+            row.note = _outside_note(event)
+        elif kind in _CLOSES:
+            self._closed(row, _CLOSES[kind], event)
+        return row
+
+    def _step_started(self, path: str, event: LoggedEvent) -> Row:
+        row = self.rows.get(path)
+        if row is None or row.kind == "group":
+            row = self._added(Row(path, "step", "started", event.at))
+        row.status, row.ended = "started", None
+        row.starts += 1
+        row.attempts = int(event.data.get("attempt") or 1)
+        return row
+
+    def _opened(self, path: str, kind: str, event: LoggedEvent) -> Row:
+        data = event.data
+        row = self._added(Row(path, kind, "waiting", event.at, note=_wait_note(kind, data)))
+        row.target = data.get("instance") or data.get("id")
+        return row
+
+    def _happened(self, path: str, event: LoggedEvent) -> Row:
+        data = event.data
+        if event.type == "ProgressRecorded":
+            row = Row(path, "progress", "completed", event.at, event.at, note=_progress_note(data))
+        else:
+            failed = data.get("error") is not None
+            note = f"{data.get('call')}: {error_text(data['error'])}" if failed else str(data.get("call"))
+            row = Row(path, "call", "failed" if failed else "completed", event.at, event.at, note=note)
+        return self._added(row)
+
+    def _closed(self, row: Row, status: str, event: LoggedEvent) -> None:
+        row.status, row.ended = status, event.at
+        if event.type == "StepCompleted":
+            row.value = event.data.get("result")
+            row.note = ""
+        elif event.type == "StepFailed":
+            row.attempts = int(event.data.get("attempts") or row.attempts)
+            row.note = error_text(event.data.get("error"))
+        self._spread(row)
+
+    def _added(self, row: Row) -> Row:
+        """Puts a new row at its place; a parent that has no step of its own becomes a group."""
+        known = self.rows.get(row.path)
+        if known is not None:
+            row.inner = known.inner
+        self.rows[row.path] = row
+        parent = row.path.rpartition("/")[0]
+        if not parent:
+            siblings = self.top
+        else:
+            above = self.rows.get(parent) or self._added(Row(parent, "group", "started", row.started))
+            if above.kind == "group":
+                above.status, above.ended = "started", None
+            siblings = above.inner
+        if known in siblings:
+            siblings[siblings.index(known)] = row
+        else:
+            siblings.append(row)
+        return row
+
+    def _spread(self, row: Row) -> None:
+        """Ends the group above, if this was the last of its rows that was open."""
+        above = self.rows.get(row.path.rpartition("/")[0])
+        if above is None or above.kind != "group" or any(other.ended is None for other in above.inner):
+            return
+        above.ended = row.ended
+        above.status = "failed" if any(other.status == "failed" for other in above.inner) else "completed"
+        self._spread(above)
+
+
+def walk(rows: Sequence[Row]) -> Iterable[Row]:
+    """The rows and all that stand under them, each before its own."""
+    for row in rows:
+        yield row
+        yield from walk(row.inner)
+
+
+def _outside_note(event: LoggedEvent) -> str:
+    data = event.data
+    if event.type == "DataProvided":
+        who = f" by {event.actor}" if event.actor else ""
+        return f"answered {short(data.get('data'), 40)}{who}"
+    error = data.get("error")
+    return f"{data.get('instance')} {data.get('status')}" + (
+        f": {error_text(error)}" if error is not None else ""
+    )
+
+
+def _wait_note(kind: str, data: Mapping[str, Any]) -> str:
+    until = moment_of(data.get("until"))
+    bound = f"until {clock(until)}" if until else ""
+    match kind:
+        case "sleep":
+            return bound
+        case "listen":
+            parts = [f"event {data.get('event')!r}", bound]
+        case "request":
+            message = data.get("message")
+            parts = [clipped(str(message), 60) if message else f"{data.get('name')!r}", bound]
+        case "child":
+            parts = [f"{data.get('workflow')} {data.get('instance')}", bound]
+        case _:
+            parts = [str(data.get("instance")), bound]
+    return ", ".join(filter(None, parts))
+
+
+def _progress_note(data: Mapping[str, Any]) -> str:
+    percent = data.get("percent")
+    return f"{data.get('message')}" + (f" ({percent:g} %)" if isinstance(percent, int | float) else "")
+
+
+# ------------------------------------------------------------------------------------ one event in a few words
+
+
+def described(event: LoggedEvent, chars_max: int = 100) -> str:
+    """What an event says beside its name, in one line of at most `chars_max` characters."""
+    words = _WORDS.get(event.type, _any_words)
+    return clipped(words(event.data), chars_max)
+
+
+def _any_words(data: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={short(value, 40)}" for name, value in data.items() if value is not None)
+
+
+def _path(data: Mapping[str, Any], rest: str = "") -> str:
+    return f"{data.get('path')}  {rest}".rstrip()
+
+
+def _attempt(data: Mapping[str, Any]) -> str:
+    attempt = data.get("attempt") or 1
+    return f"attempt {attempt}" if attempt != 1 else ""
+
+
+def _until(data: Mapping[str, Any], name: str = "until") -> str:
+    return clock(moment_of(data.get(name)))
+
+
+def _started_words(data: Mapping[str, Any]) -> str:
+    parts = [str(data.get("workflow")), short(data.get("input"))]
+    parts.extend(f"{name} {data[name]}" for name in ("key", "parent") if data.get(name))
+    return "  ".join(parts)
+
+
+def _retry_words(data: Mapping[str, Any]) -> str:
+    again = f"; again at {_until(data, 'retry_at')}" if data.get("retry_at") else ""
+    return _path(data, f"attempt {data.get('attempt')}: {error_text(data.get('error'))}{again}")
+
+
+_WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "WorkflowStarted": _started_words,
+    "RunClaimed": lambda data: f"worker {data.get('worker')}, claim {data.get('epoch')}",
+    "RunReleased": lambda data: "waiting" if data.get("waiting", True) else "stopped",
+    "WorkflowCompleted": lambda data: short(data.get("output"), 100),
+    "WorkflowFailed": lambda data: error_text(data.get("error")),
+    "WorkflowAborted": lambda data: str(data.get("reason") or ""),
+    "CancelRequested": lambda data: str(data.get("reason") or ""),
+    "CancelDelivered": lambda data: " ".join(filter(None, [data.get("kind"), data.get("reason")])),
+    "WorkflowCancelled": lambda data: str(data.get("reason") or ""),
+    "WorkflowTimedOut": lambda data: str(data.get("reason") or ""),
+    "WorkflowPaused": lambda data: " ".join(filter(None, [data.get("held"), data.get("reason")])),
+    "WorkflowResumed": lambda data: "",
+    "DeadlineChanged": lambda data: _until(data, "deadline"),
+    "StateChanged": lambda data: short(data.get("changes"), 100),
+    "StepStarted": lambda data: _path(data, _attempt(data)),
+    "StepAttemptFailed": _retry_words,
+    "StepCompleted": lambda data: _path(data, f"→ {short(data.get('result'))}"),
+    "StepFailed": lambda data: _path(data, error_text(data.get("error"))),
+    "StepCancelled": _path,
+    "ProgressRecorded": _progress_note,
+    "SleepScheduled": lambda data: _path(data, f"until {_until(data)}"),
+    "SleepEnded": _path,
+    "ListenStarted": lambda data: _path(data, _wait_note("listen", data)),
+    "EventReceived": lambda data: f"{data.get('event')}  {short(data.get('payload'))}",
+    "RequestIssued": lambda data: _path(data, _wait_note("request", data)),
+    "DataProvided": lambda data: _path(data, f"→ {short(data.get('data'))}"),
+    "ChildStarted": lambda data: _path(data, _wait_note("child", data)),
+    "WaitStarted": lambda data: _path(data, _wait_note("workflow", data)),
+    "TargetEnded": lambda data: _path(data, f"{data.get('instance')} {data.get('status')}"),
+    "TimerScheduled": lambda data: f"asyncio timer, {_until(data, 'due')}",
+    "TimerFired": lambda data: f"asyncio timer of {data.get('delay')}",
+}

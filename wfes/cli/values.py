@@ -1,0 +1,194 @@
+"""What is typed on a command line, as values: JSON, durations, moments. And values as JSON again.
+
+Invariants: what cannot be read is wrong usage (exit code 2) and the message says where it is wrong; whatever a log
+holds can be printed as JSON, for values that JSON has no form for are given as text.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+from pydantic_core import to_jsonable_python
+
+from wfes.core import durations
+
+CONTEXT_CHARS = 12
+
+if TYPE_CHECKING:
+    _JsonType = click.ParamType[Any]
+    _DurationType = click.ParamType[int]
+    _MomentType = click.ParamType[datetime]
+else:  # generic in newer releases of click only
+    _JsonType = _DurationType = _MomentType = click.ParamType
+
+
+class JsonValue(_JsonType):
+    """A JSON text; `@FILE` reads it from a file, `-` from standard input."""
+
+    name = "json"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        text, source = self._source(value, param, ctx)
+        try:
+            return json.loads(text, parse_constant=_no_constant)
+        except json.JSONDecodeError as error:
+            self.fail(f"{source} is no JSON: {_explained(error)}", param, ctx)
+        except (ValueError, RecursionError) as error:
+            self.fail(f"{source} is no JSON: {error}", param, ctx)
+
+    def _source(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        if value == "-":
+            return sys.stdin.read(), "standard input"
+        if not value.startswith("@"):
+            return value, f"{value[:60]!r}" if len(value) <= 60 else f"{value[:60]!r}…"
+        path = Path(value[1:])
+        try:
+            return path.read_text(encoding="utf-8"), f"the file {path}"
+        except (OSError, UnicodeDecodeError) as error:
+            self.fail(f"the file {path} cannot be read: {error}", param, ctx)
+
+
+def _no_constant(text: str) -> float:
+    raise ValueError(f"{text} is not part of JSON")
+
+
+def _explained(error: json.JSONDecodeError) -> str:
+    text, at = error.doc, error.pos
+    line = f"line {error.lineno}, " if "\n" in text.strip() else ""
+    here = text[max(0, at - CONTEXT_CHARS) : at] + "⟨here⟩" + text[at : at + CONTEXT_CHARS]
+    hint = ""
+    if not text.strip():
+        hint = "; the text is empty"
+    elif at == 0 and text[:1].isalpha():
+        hint = f"; a text needs its quotes, such as '{json.dumps(text.strip())}'"
+    elif "'" in text[max(0, at - 1) : at + 1]:
+        hint = "; JSON has double quotes only"
+    return f"{error.msg} at {line}column {error.colno}: {here}{hint}"
+
+
+class DurationValue(_DurationType):
+    """A duration such as `90s`, `30m`, `1h30m`, or a number of seconds; as microseconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if not isinstance(value, str):
+            return cast(int, value)
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = math.nan
+        try:
+            return durations.micros(value if math.isnan(seconds) else seconds)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class MomentValue(_MomentType):
+    """An ISO 8601 date and time with its zone."""
+
+    name = "moment"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        if isinstance(value, datetime):
+            return value
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is no ISO 8601 moment, such as 2030-01-31T18:00:00+01:00", param, ctx)
+        if moment.tzinfo is None:
+            self.fail(f"{value!r} names no zone: add Z for UTC, or an offset such as +01:00", param, ctx)
+        return moment
+
+
+JSON = JsonValue()
+DURATION = DurationValue()
+MOMENT = MomentValue()
+
+
+def jsonable(value: Any) -> Any:
+    """The value as plain JSON data; what JSON has no form for becomes text."""
+    return _exact(to_jsonable_python(value, fallback=str, inf_nan_mode="strings", bytes_mode="base64"))
+
+
+def _exact(value: Any) -> Any:
+    # pydantic leaves floats as they are in its Python form, and JSON has no nan and no infinity.
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    if isinstance(value, dict):
+        mapping = cast("dict[Any, Any]", value)
+        return {str(key): _exact(item) for key, item in mapping.items()}
+    if isinstance(value, list):
+        return [_exact(item) for item in cast("list[Any]", value)]
+    return value
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """The value as a JSON text, in one line unless `indent` is given."""
+    return json.dumps(jsonable(value), ensure_ascii=False, indent=indent)
+
+
+def short(value: Any, chars_max: int = 60) -> str:
+    """The value as JSON in one line of at most `chars_max` characters."""
+    return clipped(json_text(value), chars_max)
+
+
+def clipped(text: str, chars_max: int) -> str:
+    """A text in one line of at most `chars_max` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= chars_max else f"{line[: chars_max - 1]}…"
+
+
+def moment_of(value: Any) -> datetime | None:
+    """A moment of an event's data, which may be a `datetime` or microseconds since the Unix epoch."""
+    if value is None or isinstance(value, datetime):
+        return value
+    if isinstance(value, int):
+        return datetime.fromtimestamp(value / 1_000_000, UTC)
+    return datetime.fromisoformat(str(value))
+
+
+def error_text(error: Any) -> str:
+    """A recorded error in one line: `ValueError: no such card`."""
+    if error is None:
+        return ""
+    if isinstance(error, Mapping):
+        fields = cast("Mapping[str, Any]", error)
+        kind = fields.get("type", fields.get("t"))
+        message = fields.get("message", fields.get("m", ""))
+        return f"{kind}: {message}" if kind and message else str(kind or message or dict(fields))
+    return str(error)
+
+
+def clock(moment: datetime | None, *, date: bool = True) -> str:
+    """A moment for people, in the local zone: `2030-01-31 18:00:00`."""
+    if moment is None:
+        return ""
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S" if date else "%H:%M:%S.%f")[
+        : None if date else -3
+    ]
+
+
+def span(seconds: float) -> str:
+    """A time span for people: `12 ms`, `1.25 s`, `2m 05s`, `3h 02m`, `4d 03h`."""
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 59.995:
+        return f"{seconds:.2f} s"
+    whole = round(seconds)
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes}m {rest:02d}s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h {minutes:02d}m" if hours < 48 else f"{hours // 24}d {hours % 24:02d}h"
