@@ -127,5 +127,15 @@ def select(wanted: InstanceFilter) -> tuple[str, list[object]]:
 
 def record(row: Row) -> InstanceRecord:
     """A row that ``select`` found."""
-    *plain, tags = row
-    return InstanceRecord(*plain, tags=tuple(orjson.loads(tags)) if tags else ())
+    id, workflow, key, status, created_at, updated_at, parent, conversation, tags = row
+    return InstanceRecord(
+        id,
+        workflow,
+        key,
+        status,
+        created_at,
+        updated_at,
+        parent,
+        conversation,
+        tuple(orjson.loads(tags)) if tags else (),
+    )

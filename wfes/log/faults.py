@@ -16,7 +16,7 @@ A fault is written ``KIND:COMMIT`` or ``KIND:FIRST-LAST`` (both included; nothin
 * ``fail:N``: the commit does not happen, and says so;
 * ``lost:N``: the commit happens, but its answer is lost: it raises;
 * ``full:N``: no space is left: the transaction's insert fails, and so does the commit;
-* ``away:N``: the database cannot be reached: not even a transaction can be begun while that commit is due;
+* ``away:N``: the database cannot be reached: the transaction cannot even be begun, and each try counts as a commit;
 * ``slow:N:SECONDS``: the commit takes that much longer.
 
 Several are separated by commas.
@@ -99,10 +99,6 @@ class FaultyWrite:
     @property
     def head(self) -> int:
         return self._write.head
-
-    @head.setter
-    def head(self, value: int) -> None:
-        self._write.head = value
 
     def news(self, after: int) -> Sequence[Notification]:
         return self._write.news(after)

@@ -22,8 +22,10 @@ StoredRow = tuple[int, str, int, str, bytes]
 class WriteTransaction(Protocol):
     """An open, exclusive write transaction: nobody else can append until it ends. Used by one thread."""
 
-    head: int
-    """The newest position in the log, this transaction's own events included (0: the log is empty)."""
+    @property
+    def head(self) -> int:
+        """The newest position in the log, this transaction's own events included (0: the log is empty)."""
+        ...
 
     def news(self, after: int) -> Sequence[Notification]:
         """Every event with a position above ``after``, in order: what others committed since."""
@@ -182,6 +184,9 @@ class Member(Protocol):
     repeated; it must read and decide before it appends. What it returns goes to ``done`` after the commit; a
     ``WfesError`` it raises before appending refuses it alone and goes to ``failed``. Both are called on the event
     loop's thread.
+
+    A member with a true attribute ``withdrawable`` is a command that somebody waits for: while the log is in trouble it
+    is given back after a time, unrecorded, with ``LogUnavailable``. Any other member waits for ever.
     """
 
     def run(self, tx: Tx) -> Any: ...

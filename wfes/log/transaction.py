@@ -16,7 +16,7 @@ from wfes.core.state import InstanceState
 from wfes.log.application import body_bytes, decode
 from wfes.log.cache import LARGE, Cache, Entry
 from wfes.log.port import Row, StoredRow, Tx, WriteTransaction
-from wfes.log.rows import QUIET, InlineRows
+from wfes.log.rows import QUIET, InlineRows, Rows
 
 Reaction = Callable[[Tx, str, Event, InstanceState], None]
 """Called right after an event of its type was appended, in the same transaction."""
@@ -132,7 +132,7 @@ class Transaction:
         self._defined.clear()
         if self._dirty:
             dirty, self._dirty = self._dirty, []
-            changes = []
+            changes: list[tuple[Rows, Rows]] = []
             for entry in dirty:
                 entry.dirty = False
                 assert entry.state is not None
