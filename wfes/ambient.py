@@ -87,6 +87,11 @@ def using(engine: Engine) -> Generator[None]:
         _current.reset(token)
 
 
+def enter(engine: Engine) -> None:
+    """Makes an open engine the current one of this context for good, such as a handler's own fresh context."""
+    _current.set(engine)
+
+
 def _label(engine: Engine) -> str:
     name: object = getattr(engine, "name", None)
     url: object = getattr(engine, "url", None)

@@ -30,6 +30,7 @@ from wfes.core import durations
 from wfes.core import events as e
 from wfes.core.codec import ABSENT, Json
 from wfes.core.durations import Duration
+from wfes.core.evolve import fold
 from wfes.core.state import ACTIVE, InstanceState, Status
 from wfes.definition import Workflow
 from wfes.errors import (
@@ -40,6 +41,7 @@ from wfes.errors import (
     WrongWorkflow,
 )
 from wfes.handler import scope as scopes
+from wfes.handler.execution import Execution
 from wfes.history import Histories
 from wfes.hosting import Host, call
 from wfes.instance import Instance
@@ -739,6 +741,15 @@ class Engine:
         )
 
     # -- Inside ------------------------------------------------------------------------------------------------------
+
+    def enter_context(self) -> None:
+        """Makes this engine the current one of a handler's fresh context."""
+        ambient.enter(self)
+
+    def running_instance(self, execution: Execution) -> Instance[Any]:
+        """What a handler's parameter `workflow` gets: the instance as it was when it started, on every replay alike."""
+        started = e.Recorded(execution.id, 1, execution.started)
+        return Instance(self, fold(execution.id, [started]))
 
     def _now(self) -> int:
         if self._clock is None:
