@@ -44,10 +44,9 @@ from wfes.errors import (
 )
 from wfes.handler.step import Step
 from wfes.instance import Instance
+from wfes.version import __version__
 from wfes.views import DataRequest, InstanceRow, Page, RecordedEvent
 from wfes.workflow import Concurrency, Event, Request, Schedule, Workflow, workflow
-
-__version__ = "0.1.0"
 
 __all__ = [
     "ChildWorkflowError",

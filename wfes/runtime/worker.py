@@ -25,7 +25,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, Protocol
 
-import wfes
 from wfes.core import events as e
 from wfes.core.durations import SECOND
 from wfes.errors import WfesError
@@ -37,6 +36,7 @@ from wfes.runtime.clock import Cancellable, Clock
 from wfes.runtime.membership import Membership, Queue, Signature
 from wfes.runtime.threads import StepThreads
 from wfes.runtime.values import Values
+from wfes.version import __version__
 
 if TYPE_CHECKING:
     from wfes.definition import Workflow
@@ -491,6 +491,6 @@ def code_of(workflow: Workflow[Any, Any]) -> Json:
         "version": workflow.version,
         "digest": workflow.digest,
         "python": f"{sys.version_info.major}.{sys.version_info.minor}",
-        "wfes": wfes.__version__,
+        "wfes": __version__,
     }
     return {name: value for name, value in code.items() if value is not None}

@@ -54,7 +54,7 @@ async def checkout(order: Order, step: Step) -> Receipt:
     reveal_type(await step("later", charge_later, order))  # T: Receipt
     reveal_type(await step("untold", untold, "tea"))  # T: Any
     reveal_type(await step.map("prices", order.items, price, concurrency=5))  # T: list[float]
-    reveal_type(await step.map("charges", [order], lambda one: charge(one, 1.0)))  # T: list[Receipt]
+    reveal_type(await step.map("charges", [order], charge_later))  # T: list[Receipt]
     reveal_type(await step.for_each("each", order.items, price))  # T: None
     reveal_type(await step.batch("batches", order.items, len, batch_size=2))  # T: None
     reveal_type(await step.sleep("nap", "1m"))  # T: None
@@ -67,7 +67,6 @@ async def checkout(order: Order, step: Step) -> Receipt:
     reveal_type(step.now())  # T: datetime
     reveal_type(step.uuid())  # T: UUID
     reveal_type(step.random())  # T: float
-    reveal_type(step.patched("new-prices"))  # T: bool
     await step.sleep("nap")  # E
     await step("price")  # E
     await step.sleep_until("nap", "tomorrow")  # E
