@@ -10,7 +10,6 @@ checked by `check`, at the latest when an engine gets the workflow.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypedDict, TypeVar, Unpack, cast, overload
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
 Out = TypeVar("Out")
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
-
-DIGEST_CHARS_SHOWN = 16
 
 
 class _Getter(Protocol[Out_co]):
@@ -86,7 +83,6 @@ class Workflow(Generic[In_contra, Out_co]):
         concurrency: How many instances run at a time.
         version: The author's label of this code.
         digest: SHA-256 of the handler's source, in hex.
-        code: What is recorded as having run: version, digest and Python's minor version in one text.
     """
 
     get = _Get()
@@ -113,7 +109,6 @@ class Workflow(Generic[In_contra, Out_co]):
         self.concurrency = options.concurrency
         self.version = options.version
         self.digest = digest(handler)
-        self.code = _code_label(options.version, self.digest)
         self._signature = signature
         if signature.wants("state") and options.state_type is None:
             raise TypeError(
@@ -390,9 +385,3 @@ class _StartOptions(_CreateOptions, total=False):
     """What `start` takes beside the input."""
 
     key: str | None
-
-
-def _code_label(version: str | None, digest: str) -> str:
-    """What `RunClaimed` records of the code; asyncio's order of events may change between Python's minors."""
-    python = f"py{sys.version_info.major}.{sys.version_info.minor}"
-    return "/".join(part for part in (version, digest[:DIGEST_CHARS_SHOWN], python) if part)

@@ -6,7 +6,6 @@ import asyncio
 import contextvars
 import functools
 import inspect
-import sys
 import types
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -134,7 +133,6 @@ def test_options_are_kept_in_engine_units() -> None:
     assert h.retry is retry
     assert h.concurrency == Concurrency(3)
     assert h.version == "7"
-    assert h.code == f"7/{h.digest[:16]}/py{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def test_defaults() -> None:
