@@ -652,7 +652,7 @@ class Step:
 
     def now(self) -> datetime:
         """The time of the last event this handler has seen (aware, UTC); the same on every replay."""
-        return _EPOCH + timedelta(microseconds=round(self._execution.loop.now * 1e6))
+        return _EPOCH + timedelta(microseconds=self._execution.seen_at)
 
     def random(self) -> float:
         """A number in [0, 1); the same on every replay."""
