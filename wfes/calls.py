@@ -38,7 +38,9 @@ class Calls:
             workflow and name; what runs handlers adds them.
     """
 
-    def __init__(self, workflows: Mapping[str, Workflow[Any, Any]], values: Values, now: Callable[[], int]) -> None:
+    def __init__(
+        self, workflows: Mapping[str, Workflow[Any, Any]], values: Values, now: Callable[[], int]
+    ) -> None:
         """Makes it for an engine's workflows.
 
         Args:
@@ -166,7 +168,7 @@ class Calls:
         request: DataRequest | str,
         data: Any,
         *,
-        workflow: Workflow[Any, Any] | None = None,
+        workflow: Workflow[Any, Any] | str | None = None,
         actor: str | None = None,
         connection: Any = None,
     ) -> Ask | Answer:
@@ -175,7 +177,7 @@ class Calls:
         Args:
             request: The request, or its id; that is looked up, and the data validated, when the command is run.
             data: The answer.
-            workflow: The workflow whose request it must be.
+            workflow: The workflow whose request it must be, or its name.
             actor: Who answers.
             connection: Refused.
 
@@ -192,19 +194,23 @@ class Calls:
         if isinstance(request, DataRequest):
             return answer(request)
         id = _text(request, "request")
-        return Answer(id, lambda row: answer(DataRequest(id=row[0], instance=row[1], workflow=row[2], name=row[3])))
+        return Answer(
+            id, lambda row: answer(DataRequest(id=row[0], instance=row[1], workflow=row[2], name=row[3]))
+        )
 
     def _answer(
         self,
         request: DataRequest,
         data: Any,
-        workflow: Workflow[Any, Any] | None,
+        workflow: Workflow[Any, Any] | str | None,
         actor: str | None,
         cause: dict[str, str] | None,
     ) -> Ask:
-        if workflow is not None and workflow.name != request.workflow:
-            raise WrongWorkflow(request.instance, expected=workflow.name, actual=request.workflow)
-        type_ = self._request_type(request, workflow)
+        definition = None if workflow is None else self.definition(workflow)
+        expected = workflow if definition is None else definition.name
+        if isinstance(expected, str) and expected != request.workflow:
+            raise WrongWorkflow(request.instance, expected=expected, actual=request.workflow)
+        type_ = self._request_type(request, definition)
         if type_ is not ABSENT:
             try:
                 data = fitted(type_, data)
@@ -371,4 +377,8 @@ def _cause() -> dict[str, str] | None:
     scope = scopes.current()
     if scope is None:
         return current_cause()
-    return {"instance": scope.execution.id, "path": scope.path} if scope.path else {"instance": scope.execution.id}
+    return (
+        {"instance": scope.execution.id, "path": scope.path}
+        if scope.path
+        else {"instance": scope.execution.id}
+    )

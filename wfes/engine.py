@@ -1,14 +1,8 @@
-"""`Engine`: the composition root, and the calls that work on a whole log.
-
-Opens the log, brings the projections up, starts the writer and, unless told otherwise, a worker; closes them in the
-opposite order. Everything belongs to the event loop the engine was opened on: a call from a handler's private loop, or
-from another loop of the program, is carried over to it.
+"""`Engine`: the calls that work on a whole log, and the one object a program opens.
 
 A call that changes something becomes a command (`wfes.calls`). Inside a handler of this engine it is a recorded call,
-whose effect and record are one transaction; anywhere else the command goes into the writer's queue by itself.
-
-Invariants: an engine is opened once; if opening fails, nothing is left running; closing is safe to repeat and leaves
-nobody waiting.
+whose effect and record are one transaction; anywhere else the command goes into the writer's queue by itself. What is
+opened and closed, and in which order, says `wfes.parts`.
 """
 
 from __future__ import annotations
@@ -16,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import threading
 from collections.abc import AsyncGenerator, Collection, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from contextvars import Token
@@ -28,50 +21,33 @@ from wfes import ambient
 from wfes.calls import Calls
 from wfes.core import durations
 from wfes.core import events as e
-from wfes.core.codec import ABSENT, Json
+from wfes.core.codec import Json
 from wfes.core.durations import Duration
 from wfes.core.evolve import fold
 from wfes.core.state import ACTIVE, InstanceState, Status
 from wfes.definition import Workflow
-from wfes.errors import (
-    DuplicateWorkflow,
-    EngineNotOpen,
-    LogUnavailable,
-    NotSupported,
-    WrongWorkflow,
-)
+from wfes.errors import EngineNotOpen, LogUnavailable, NotSupported, WrongWorkflow
 from wfes.handler import scope as scopes
 from wfes.handler.execution import Execution
-from wfes.history import Histories
 from wfes.hosting import Host, call
 from wfes.instance import Instance
 from wfes.log.open import open_log
-from wfes.log.port import Log
-from wfes.log.writer import Batch, Writer
 from wfes.names import Event
-from wfes.outcomes import ended, output_tree
+from wfes.parts import Parts, by_name, count
 from wfes.queries import Lists
-from wfes.runtime import leases
 from wfes.runtime.clock import Clock, SystemClock
-from wfes.runtime.commands import Claim, Command, Define, GetOrCreate, Start, Submission, described
-from wfes.runtime.reactions import REACTIONS
+from wfes.runtime.commands import Command, GetOrCreate, Start, described
 from wfes.runtime.values import MAX_PAYLOAD, Values
-from wfes.runtime.worker import GRACE_SECONDS, Worker
+from wfes.runtime.worker import GRACE_SECONDS
 from wfes.stream import checked_position, checked_topics, recorded_events
-from wfes.subscription.rebuild import bring_up
 from wfes.validation import shown
 from wfes.views import DataRequest, InstanceRow, Page, RecordedEvent
-from wfes.waiting import Ends, Positions
 
 In = TypeVar("In")
 Out = TypeVar("Out")
 T = TypeVar("T")
 
 URL_DEFAULT = "sqlite:///wfes.db"
-AT_LEAST_SECONDS = 30.0
-"""How long a list waits for the position it was asked to reflect."""
-_NOT_OPEN = "this engine is not open: use `async with Engine(...)`, or `with Engine(...)` in code that is not async"
-_USED = "this engine was opened before; an engine is opened once, make another one"
 
 
 class Engine:
@@ -121,36 +97,28 @@ class Engine:
             NotSupported: An option that this release does not have yet.
         """
         for option, given in (("conversations", conversations), ("projections", projections), ("keys", keys)):
-            if given is not None and (not isinstance(given, Collection) or len(cast("Collection[Any]", given))):
+            if given is not None and (
+                not isinstance(given, Collection) or len(cast("Collection[Any]", given))
+            ):
                 raise NotSupported(f"{option}= is not supported by this release of wfes; leave it out")
         self.url = url if url is not None else os.environ.get("WFES_URL") or URL_DEFAULT
         self.name = name
-        self._log: Log = open_log(self.url)
-        self._workflows = _by_name(workflows)
+        self._log = open_log(self.url)
+        self._workflows = by_name(workflows)
         self.workflows: Mapping[str, Workflow[Any, Any]] = MappingProxyType(self._workflows)
-        self._max_running = _count(max_running, "max_running")
-        self._wants_worker = worker
-        self.values = Values(self._log.get_blob, _count(max_payload, "max_payload"))
-        self.calls = Calls(self._workflows, self.values, self._now)
-        self._histories = Histories(self._log, self.values)
+        self._max_running = count(max_running, "max_running") if worker else None
+        self.values = Values(self._log.get_blob, count(max_payload, "max_payload"))
+        self._parts = Parts(self, self._log, self.values, self._workflows)
+        self.calls = Calls(self._workflows, self.values, self._parts.now)
         self._lists = Lists(self._log)
         # Definitions of other workflows whose handles were asked for here: their types, for decoding.
         self._met: dict[str, Workflow[Any, Any]] = {}
-        self._phase = "new"
-        self._clock: Clock | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = 0
-        self._writer: Writer | None = None
-        self._worker: Worker | None = None
-        self._ends: Ends | None = None
-        self._positions: Positions | None = None
-        self._closing: asyncio.Future[None] | None = None
         self._token: Token[Engine | None] | None = None
         self._host: Host | None = None
 
     def __repr__(self) -> str:
         label = f" {self.name!r}" if self.name else ""
-        return f"<Engine{label} on {LogUnavailable(self.url, '').url!r}, {self._phase}>"
+        return f"<Engine{label} on {LogUnavailable(self.url, '').url!r}, {self._parts.phase}>"
 
     # -- Opening and closing -----------------------------------------------------------------------------------------
 
@@ -170,8 +138,12 @@ class Engine:
         except RuntimeError:
             pass
         else:
-            raise EngineNotOpen("`with Engine(...)` would block this event loop; use `async with Engine(...)`")
-        self._check_new()
+            raise EngineNotOpen(
+                "`with Engine(...)` would block this event loop; use `async with Engine(...)`"
+            )
+        self._parts.check_new()
+        if self._host is not None:
+            raise EngineNotOpen("this engine is being opened by another thread")
         self._host = Host(self)
         self._host.start()
         self._token = ambient.entered(self)
@@ -185,10 +157,6 @@ class Engine:
         if self._host is not None:
             self._host.stop()
 
-    def _check_new(self) -> None:
-        if self._phase != "new" or self._host is not None:
-            raise EngineNotOpen(_USED)
-
     async def open(self) -> None:
         """Opens the log and starts to work; `async with` and `with` do this.
 
@@ -197,59 +165,11 @@ class Engine:
             UnknownEvent: A newer release wrote it.
             EngineNotOpen: The engine was opened before.
         """
-        if self._phase != "new":
-            raise EngineNotOpen(_USED)
-        self._phase = "opening"
-        self._loop = loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
-        try:
-            for workflow in self._workflows.values():
-                workflow.check()
-            await asyncio.to_thread(self._open_log)
-            self._clock = self._make_clock(loop)
-            self._ends = Ends(loop)
-            self._positions = Positions(loop)
-            self._positions.tell(self._log.max_notification_id())
-            writer = Writer(
-                self._log,
-                projections=_inline(),
-                reactions=REACTIONS,
-                clock=self._clock.now,
-                deliver=self._deliver,
-            )
-            writer.start(loop)
-            self._writer = writer
-            self._phase = "open"
-            if self._workflows:
-                await self._submitted(Define([_definition(w, self._now()) for w in self._workflows.values()]))
-            if self._wants_worker and self._workflows:
-                await self._start_worker(writer, self._clock)
-        except BaseException:
-            await self.close()
-            raise
-
-    def _open_log(self) -> None:
-        self._log.open(leases.CREATE)
-        bring_up(self._log, _inline())
+        await self._parts.open(self._make_clock, self._max_running, self.name)
 
     def _make_clock(self, loop: asyncio.AbstractEventLoop) -> Clock:
         """The clock this engine lives by; a test's engine has another."""
         return SystemClock(loop)
-
-    async def _start_worker(self, writer: Writer, clock: Clock) -> None:
-        worker = Worker(
-            log=self._log,
-            writer=writer,
-            clock=clock,
-            values=self.values,
-            engine=self,
-            workflows=self._workflows,
-            max_running=self._max_running,
-            name=self.name,
-        )
-        writer.workers.add(worker.worker)
-        self._worker = worker
-        await worker.start()
 
     async def close(self, grace: Duration = GRACE_SECONDS) -> None:
         """A clean stop: claims nothing more, lets running steps finish, releases every instance, closes the log.
@@ -259,46 +179,21 @@ class Engine:
         Args:
             grace: Duration that running steps get; what still runs then is cut off and runs again elsewhere.
         """
-        if self._phase in ("new", "closed"):
-            self._phase = "closed"
-            return
         seconds = durations.micros(grace, "grace") / durations.SECOND
-        if self._loop is not asyncio.get_running_loop():
-            await self._here(self.close(grace))
-            return
-        if self._closing is None:
-            self._closing = asyncio.ensure_future(self._close(seconds))
-        await asyncio.shield(self._closing)
-
-    async def _close(self, grace_seconds: float) -> None:
         if self._token is not None:
             ambient.left(self, self._token)
-        worker, writer = self._worker, self._writer
-        try:
-            if worker is not None:
-                await worker.stop(grace_seconds)
-        finally:
-            self._phase = "closing"
-            try:
-                if writer is not None:
-                    await asyncio.to_thread(writer.stop)
-                for waiting in (self._ends, self._positions):
-                    if waiting is not None:
-                        waiting.close()
-            finally:
-                self._phase = "closed"
-                await asyncio.to_thread(self._log.close)
+        await self._parts.close(seconds)
 
     async def run_forever(self) -> None:
         """Runs until SIGINT or SIGTERM, then stops cleanly; opens the engine first if it is not open.
 
         A second signal does what it does without this: it ends the process.
         """
-        if self._phase == "new":
+        if self._parts.phase == "new":
             async with self:
                 await self.run_forever()
             return
-        loop = self._check_open()
+        loop = self._parts.check_open()
         stop = asyncio.Event()
         taken: list[signal.Signals] = []
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -327,7 +222,8 @@ class Engine:
             TimeoutError: It was not done in time; it is cancelled.
         """
         with ambient.using(self):
-            return call(self._loop if self._phase == "open" else None, self._thread, coroutine, timeout)
+            loop = self._parts.loop if self._parts.phase == "open" else None
+            return call(loop, self._parts.thread, coroutine, timeout)
 
     # -- Instances ---------------------------------------------------------------------------------------------------
 
@@ -400,23 +296,8 @@ class Engine:
         scope = self._handler_scope()
         if scope is not None:
             return Instance(self, described(await scope.call(name, command), start.input))
-        return await self._here(self._submit_start(command, start))
-
-    async def _submit_start(self, command: Start | GetOrCreate, start: Start) -> Instance[Any]:
-        loop = self._check_open()
-        writer, worker, positions = self._writer, self._worker, self._positions
-        assert writer is not None
-        assert positions is not None
-        await writer.room()
-        ticket = None if worker is None or start.delay else worker.claim_ticket(start.workflow)
-        submission = _Starting(command, loop.create_future(), start, worker if ticket is not None else None)
-        if ticket is not None:
-            start.claim = Claim(*ticket)
-        writer.submit(submission)
-        await submission.future
-        state = start.state
-        assert state is not None
-        return Instance(self, state, positions.head if state.ended is None else -1)
+        state, known_at = await self._parts.here(self._parts.started(command, start))
+        return Instance(self, state, known_at)
 
     @overload
     async def get(self, workflow: Workflow[Any, Out], id: str) -> Instance[Out]: ...
@@ -436,19 +317,18 @@ class Engine:
             InstanceNotFound: There is none.
             WrongWorkflow: It is another workflow's.
         """
+        wanted: Any = id
         if id is None:
-            if not isinstance(workflow, str):
-                raise TypeError(f"get takes an instance's id, not {shown(workflow)}")
-            workflow, id = None, workflow
-        if not isinstance(cast(object, id), str):
-            raise TypeError(f"id is {shown(id)}; it must be a str")
+            workflow, wanted = None, workflow
+        if not isinstance(wanted, str):
+            raise TypeError(f"get takes an instance's id, a str, not {shown(wanted)}")
         if workflow is not None:
             self.calls.definition(workflow)
             self._meet(workflow)
-        state = await self.read_state(id)
+        state = await self.read_state(wanted)
         expected = workflow.name if isinstance(workflow, Workflow) else workflow
         if expected is not None and state.workflow != expected:
-            raise WrongWorkflow(id, expected=expected, actual=state.workflow)
+            raise WrongWorkflow(wanted, expected=expected, actual=state.workflow)
         return Instance(self, state)
 
     async def provide(
@@ -473,11 +353,8 @@ class Engine:
             InvalidData: The data does not fit; nothing is recorded, and the request stays open.
             RequestNotPending: It was answered, it expired, or its instance is over.
         """
-        definition = None if workflow is None else self.calls.definition(workflow)
-        if isinstance(workflow, str) and definition is None and isinstance(request, DataRequest):
-            _check_workflow(request, workflow)
-        command = self.calls.provide(request, data, workflow=definition, actor=actor, connection=connection)
-        await self._perform("provide", command)
+        command = self.calls.provide(request, data, workflow=workflow, actor=actor, connection=connection)
+        await self.perform("provide", command)
 
     async def publish(
         self,
@@ -503,93 +380,40 @@ class Engine:
             InvalidData: The payload does not fit the `Event`'s type.
         """
         command = self.calls.publish(event, payload, id=id, key=key, actor=actor, connection=connection)
-        await self._perform("publish", command)
+        await self.perform("publish", command)
 
-    # -- What handles ask --------------------------------------------------------------------------------------------
+    # -- For handles -------------------------------------------------------------------------------------------------
 
-    async def send(
-        self,
-        instance: str,
-        event: str | Event[Any],
-        payload: Any = None,
-        *,
-        id: str | None = None,
-        actor: str | None = None,
-        connection: Any = None,
-    ) -> None:
-        """See `Instance.send`; `instance` is its id."""
-        command = self.calls.send(instance, event, payload, id=id, actor=actor, connection=connection)
-        await self._perform("send", command)
+    async def perform(self, name: str, command: Command) -> Json:
+        """Performs a command of `calls`: a recorded call inside a handler of this engine, else by itself.
 
-    async def cancel(self, instance: str, reason: str | None = None, *, actor: str | None = None) -> None:
-        """See `Instance.cancel`; `instance` is its id."""
-        await self._perform("cancel", self.calls.cancel(instance, reason, actor=actor))
+        Raises:
+            WfesError: It is refused.
+        """
+        self._parts.check_open()
+        scope = self._handler_scope()
+        if scope is not None:
+            return await scope.call(name, command)
+        return await self._parts.here(self._parts.submitted(command))
 
-    async def set_timeout(
-        self,
-        instance: str,
-        in_: Duration | None = None,
-        at: datetime | None = None,
-        *,
-        actor: str | None = None,
-    ) -> None:
-        """See `Instance.set_timeout`; `instance` is its id."""
-        await self._perform("set_timeout", self.calls.set_timeout(instance, in_, at, actor=actor))
-
-    async def pause(self, instance: str, reason: str | None = None, *, actor: str | None = None) -> None:
-        """See `Instance.pause`; `instance` is its id."""
-        await self._perform("pause", self.calls.pause(instance, reason, actor=actor))
-
-    async def resume(self, instance: str, *, actor: str | None = None) -> None:
-        """See `Instance.resume`; `instance` is its id."""
-        await self._perform("resume", self.calls.resume(instance, actor=actor))
-
-    async def retry(self, instance: str, *, workflow: str, actor: str | None = None) -> None:
-        """See `Instance.retry`; `instance` is its id, `workflow` its workflow's name."""
-        await self._perform("retry", self.calls.retry(instance, workflow, actor=actor))
-
-    async def result(
-        self, instance: str, timeout: Duration | None = None, *, workflow: str, known_at: int = -1
-    ) -> Any:
-        """See `Instance.result`.
+    async def end(self, id: str, workflow: str, timeout: Duration | None, known_at: int) -> e.Event:
+        """The event that ended an instance, waited for; see `Instance.result`.
 
         Args:
-            instance: Its id.
-            timeout: Duration to wait at most.
+            id: The instance.
             workflow: Its workflow's name.
+            timeout: Duration to wait at most.
             known_at: The log position since which this engine has heard of its every end, or -1.
         """
         seconds = None if timeout is None else durations.micros(timeout, "timeout") / durations.SECOND
-        event = await self._here(self._ended(instance, seconds, workflow, known_at))
-        definition = self.workflow(workflow)
-        type_ = ABSENT if definition is None else definition.output_type
-        return self.values.open(output_tree(instance, workflow, event), type_)
+        self._parts.check_open()
+        return await self._parts.here(self._parts.end(id, workflow, seconds, known_at))
 
-    async def _ended(self, id: str, seconds: float | None, workflow: str, known_at: int) -> e.Event:
-        self._check_open()
-        ends = self._ends
-        assert ends is not None
-        # Before looking, so that an end between looking and waiting is not missed.
-        waiter = ends.expect(id)
-        try:
-            known = ends.known(id)
-            if known is None and (known_at < 0 or ends.forgotten_at > known_at):
-                known = ended(await self._histories.state(id))
-            if known is not None:
-                return known
-            async with asyncio.timeout(seconds):
-                return await waiter
-        except TimeoutError:
-            after = durations.text(round((seconds or 0) * durations.SECOND))
-            raise TimeoutError(
-                f"instance {id!r} of workflow {workflow!r} was not over within {after}; it goes on"
-            ) from None
-        finally:
-            ends.leave(id, waiter)
-
-    async def history(self, instance: str, after: int = 0, upto: int | None = None) -> list[RecordedEvent]:
-        """See `Instance.history`; `instance` is its id."""
-        return await self._here(self._histories.recorded(instance, checked_position(after), upto))
+    async def history(self, id: str, after: int = 0, upto: int | None = None) -> list[RecordedEvent]:
+        """An instance's events; see `Instance.history`."""
+        self._parts.check_open()
+        reading = self._parts.histories.recorded(id, checked_position(after), upto)
+        return await self._parts.here(reading)
 
     async def read_state(self, id: str, known: InstanceState | None = None) -> InstanceState:
         """An instance's state as of now, in the engine's own terms.
@@ -601,8 +425,8 @@ class Engine:
         Raises:
             InstanceNotFound: There is none.
         """
-        self._check_open()
-        return await self._here(self._histories.state(id, known))
+        self._parts.check_open()
+        return await self._parts.here(self._parts.histories.state(id, known))
 
     def workflow(self, name: str) -> Workflow[Any, Any] | None:
         """The definition of a workflow, as far as this engine has met it."""
@@ -646,7 +470,7 @@ class Engine:
             TimeoutError: The log did not reach `at_least` within 30 s.
         """
         await self._reached(at_least)
-        return await self._here(
+        return await self._parts.here(
             self._lists.instances(
                 workflow=workflow,
                 status=status,
@@ -689,32 +513,22 @@ class Engine:
             TimeoutError: The log did not reach `at_least` within 30 s.
         """
         await self._reached(at_least)
-        return await self._here(
+        return await self._parts.here(
             self._lists.requests(
                 workflow=workflow,
                 conversation=conversation,
                 instance=instance,
                 name=name,
-                now=self._now(),
+                now=self._parts.now(),
                 limit=limit,
                 cursor=cursor,
             )
         )
 
     async def _reached(self, position: int | None) -> None:
-        self._check_open()
-        positions = self._positions
-        assert positions is not None
-        if position is None or checked_position(position) <= positions.head:
-            return
-        positions.tell(self._log.max_notification_id())
-        try:
-            async with asyncio.timeout(AT_LEAST_SECONDS):
-                await self._here(positions.reached(position))
-        except TimeoutError:
-            raise TimeoutError(
-                f"the log did not reach position {position} within {AT_LEAST_SECONDS:g}s; it is at {positions.head}"
-            ) from None
+        self._parts.check_open()
+        if position is not None:
+            await self._parts.here(self._parts.reached(checked_position(position)))
 
     def events(
         self, after: int | None = None, topics: Iterable[str] | str | None = None
@@ -728,14 +542,11 @@ class Engine:
         Raises:
             ValueError: There is no such event or position.
         """
-        self._check_open()
-        positions = self._positions
-        assert positions is not None
         return recorded_events(
             self._log,
-            self._histories,
+            self._parts.histories,
             self.values,
-            positions,
+            self._parts.positions,
             checked_position(after),
             checked_topics(topics),
         )
@@ -751,16 +562,6 @@ class Engine:
         started = e.Recorded(execution.id, 1, execution.started)
         return Instance(self, fold(execution.id, [started]))
 
-    def _now(self) -> int:
-        if self._clock is None:
-            raise EngineNotOpen(_NOT_OPEN)
-        return self._clock.now()
-
-    def _check_open(self) -> asyncio.AbstractEventLoop:
-        if self._phase != "open" or self._loop is None:
-            raise EngineNotOpen(_NOT_OPEN if self._phase in ("new", "opening") else "this engine is closed")
-        return self._loop
-
     def _meet(self, workflow: object) -> None:
         if isinstance(workflow, Workflow):
             definition: Workflow[Any, Any] = workflow
@@ -773,113 +574,3 @@ class Engine:
         if scope is None or not scope.in_handler or scope.execution.host.engine is not self:
             return None
         return scope
-
-    async def _perform(self, name: str, command: Command) -> Json:
-        """A recorded call inside a handler, a member of the writer's queue anywhere else."""
-        self._check_open()
-        scope = self._handler_scope()
-        if scope is not None:
-            return await scope.call(name, command)
-        return await self._here(self._submitted(command))
-
-    async def _submitted(self, command: Command) -> Json:
-        loop = self._check_open()
-        writer = self._writer
-        assert writer is not None
-        await writer.room()
-        submission = Submission(command, loop.create_future())
-        writer.submit(submission)
-        return await submission.future
-
-    async def _here(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Runs it on the engine's own loop, wherever this is called."""
-        loop = self._loop
-        if loop is None or loop.is_closed():
-            coroutine.close()
-            raise EngineNotOpen(_NOT_OPEN)
-        if asyncio.get_running_loop() is loop:
-            return await coroutine
-        if threading.get_ident() == self._thread:
-            # A handler's private loop: a task of the real one is an outside await to it.
-            return await loop.create_task(coroutine)
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, loop))
-
-    def _deliver(self, batch: Batch) -> None:
-        """Takes what was committed, by whomever; on the loop's thread, from a plain callback."""
-        assert self._ends is not None
-        assert self._positions is not None
-        self._ends.tell(batch.events, batch.head)
-        if self._worker is not None:
-            self._worker.deliver(batch)
-        self._positions.tell(batch.head)
-
-
-class _Starting(Submission):
-    """A start as a member of the writer's queue; hands what its claim took to the worker."""
-
-    __slots__ = ("start", "worker")
-
-    def __init__(
-        self, command: Command, future: asyncio.Future[Any], start: Start, worker: Worker | None
-    ) -> None:
-        super().__init__(command, future)
-        self.start = start
-        self.worker = worker
-
-    def done(self, result: Json) -> None:
-        if self.worker is not None:
-            if self.start.history:
-                self.worker.begin(self.start.id, self.start.history)
-            else:
-                self.worker.release_ticket()
-        super().done(result)
-
-    def failed(self, error: Exception) -> None:
-        if self.worker is not None:
-            self.worker.release_ticket()
-        super().failed(error)
-
-
-def _inline() -> list[Any]:
-    # Inside a function: the projections import the packages below this one.
-    from wfes_projections import inline
-
-    return list(inline())
-
-
-def _by_name(workflows: Iterable[Workflow[Any, Any]]) -> dict[str, Workflow[Any, Any]]:
-    if isinstance(workflows, Workflow) or not isinstance(cast(object, workflows), Iterable):
-        raise TypeError(f"workflows is {shown(workflows)}; it must be several workflows, such as [checkout]")
-    found: dict[str, Workflow[Any, Any]] = {}
-    for workflow in workflows:
-        if not isinstance(cast(object, workflow), Workflow):
-            hint = "; decorate it with @workflow" if callable(workflow) else ""
-            raise TypeError(f"workflows holds {shown(workflow)}, which is no workflow{hint}")
-        known = found.setdefault(workflow.name, workflow)
-        if known is not workflow:
-            raise DuplicateWorkflow(workflow.name, known.place, workflow.place)
-    return found
-
-
-def _count(value: object, what: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{what} is {shown(value)}; it must be a whole number")
-    if value < 1:
-        raise ValueError(f"{what} is {value!r}; it must be at least 1")
-    return value
-
-
-def _definition(workflow: Workflow[Any, Any], now: int) -> e.WorkflowDefined:
-    return e.WorkflowDefined(
-        at=now,
-        workflow=workflow.name,
-        on=workflow.on,
-        version=workflow.version,
-        digest=workflow.digest,
-        deadline=workflow.deadline_micros,
-    )
-
-
-def _check_workflow(request: DataRequest, name: str) -> None:
-    if request.workflow != name:
-        raise WrongWorkflow(request.instance, expected=name, actual=request.workflow)

@@ -7,6 +7,7 @@ costs more than the read; a long one is read in a thread, page by page, so that 
 from __future__ import annotations
 
 import asyncio
+import copy
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -42,7 +43,9 @@ class Histories:
         self._log = log
         self._values = values
 
-    def page(self, stream: str, after: int = 0, upto: int | None = None, limit: int = PAGE) -> list[e.Recorded]:
+    def page(
+        self, stream: str, after: int = 0, upto: int | None = None, limit: int = PAGE
+    ) -> list[e.Recorded]:
         """At most `limit` events of a stream behind version `after`."""
         found = self._log.select_events(stream, gt=after, lte=upto, limit=limit)
         return [decode(stored) for stored in found]
@@ -68,7 +71,9 @@ class Histories:
             InstanceNotFound: There is none.
         """
         # An id that begins with "$" names a stream of the engine's own, which is no instance.
-        page = self.page(id, 0 if known is None else known.version, limit=DIRECT_MAX) if is_instance(id) else []
+        page = (
+            self.page(id, 0 if known is None else known.version, limit=DIRECT_MAX) if is_instance(id) else []
+        )
         if known is None:
             if not page:
                 raise InstanceNotFound(id)
@@ -76,7 +81,8 @@ class Histories:
         state = _evolved(known, page)
         if len(page) < DIRECT_MAX:
             return state
-        return await asyncio.to_thread(self._state_behind, state)
+        # A copy, for whoever holds the earlier state may look at it while the thread goes on.
+        return await asyncio.to_thread(self._state_behind, copy.deepcopy(state))
 
     def _state_behind(self, state: InstanceState) -> InstanceState:
         while page := self.page(state.id, state.version):
@@ -96,8 +102,7 @@ class Histories:
                 return []
             raise InstanceNotFound(id)
         viewer = Viewer(self, self._values)
-        viewed = await asyncio.to_thread(viewer.view, found, after)
-        return viewed
+        return await asyncio.to_thread(viewer.view, found, after)
 
     def run_before(self, stream: str, version: int) -> Run:
         """The claim that was in force just before a version of an instance's history."""

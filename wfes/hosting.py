@@ -32,7 +32,9 @@ class Host:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._main, name=f"wfes-{engine.name or 'engine'}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._main, name=f"wfes-{engine.name or 'engine'}", daemon=True
+        )
 
     def start(self) -> None:
         """Opens the engine in the thread; raises what opening it raised."""
@@ -99,7 +101,9 @@ def call(
         if loop is None or loop.is_closed():
             raise EngineNotOpen("this engine is not open, so nothing can be called in it")
         if thread == threading.get_ident():
-            raise WfesError("engine.call is for other threads; in the engine's own thread await the coroutine")
+            raise WfesError(
+                "engine.call is for other threads; in the engine's own thread await the coroutine"
+            )
     except BaseException:
         coroutine.close()
         raise

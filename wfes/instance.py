@@ -16,6 +16,7 @@ from wfes.core.state import InstanceState, Status
 from wfes.errors import OutsideHandler
 from wfes.handler import scope as scopes
 from wfes.names import Event
+from wfes.outcomes import output_tree
 from wfes.views import ProgressView, RecordedEvent, Wait, moment
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ class Instance(Generic[Out_co]):
     @property
     def output(self) -> Out_co | None:
         """What it returned, once it is completed; else None."""
+        if self._state.ended is not Status.COMPLETED:
+            return None
         return cast("Out_co | None", self._output(self._state.output))
 
     @property
@@ -110,7 +113,9 @@ class Instance(Generic[Out_co]):
             return {name: self._opened(tree, ABSENT) for name, tree in fields.items()} or None
         declared = model.model_fields
         changed = {
-            name: self._opened(tree, declared[name].annotation) for name, tree in fields.items() if name in declared
+            name: self._opened(tree, declared[name].annotation)
+            for name, tree in fields.items()
+            if name in declared
         }
         return model().model_copy(update=changed)
 
@@ -170,8 +175,6 @@ class Instance(Generic[Out_co]):
 
     def _output(self, tree: Json) -> Any:
         definition = self._engine.workflow(self.workflow)
-        if self._state.ended is not Status.COMPLETED:
-            return None
         return self._opened(tree, ABSENT if definition is None else definition.output_type)
 
     def _opened(self, tree: Json, type_: Any) -> Any:
@@ -203,7 +206,8 @@ class Instance(Generic[Out_co]):
             TimeoutError: It was not over in time.
             EngineNotOpen: The engine was closed meanwhile.
         """
-        return cast(Out_co, await self._engine.result(self.id, timeout, workflow=self.workflow, known_at=self._known_at))
+        end = await self._engine.end(self.id, self.workflow, timeout, self._known_at)
+        return cast(Out_co, self._output(output_tree(self.id, self.workflow, end)))
 
     async def history(self, after: int = 0, upto: int | None = None) -> list[RecordedEvent]:
         """Its events in order.
@@ -223,7 +227,8 @@ class Instance(Generic[Out_co]):
             reason: Why; told to the handler and kept.
             actor: Who asks.
         """
-        await self._engine.cancel(self.id, reason, actor=actor)
+        command = self._engine.calls.cancel(self.id, reason, actor=actor)
+        await self._engine.perform("cancel", command)
 
     async def set_timeout(
         self, in_: Duration | None = None, at: datetime | None = None, *, actor: str | None = None
@@ -240,7 +245,8 @@ class Instance(Generic[Out_co]):
             ValueError: `at` is naive or has passed.
             InstanceEnded: It is over.
         """
-        await self._engine.set_timeout(self.id, in_, at, actor=actor)
+        command = self._engine.calls.set_timeout(self.id, in_, at, actor=actor)
+        await self._engine.perform("set_timeout", command)
 
     async def send(
         self,
@@ -264,7 +270,8 @@ class Instance(Generic[Out_co]):
             InvalidData: The payload does not fit the `Event`'s type.
             InstanceEnded: It is over.
         """
-        await self._engine.send(self.id, event, payload, id=id, actor=actor, connection=connection)
+        command = self._engine.calls.send(self.id, event, payload, id=id, actor=actor, connection=connection)
+        await self._engine.perform("send", command)
 
     async def pause(self, reason: str | None = None, *, actor: str | None = None) -> None:
         """Holds it: no new step starts until `resume`.
@@ -272,7 +279,8 @@ class Instance(Generic[Out_co]):
         Raises:
             InstanceEnded: It is over.
         """
-        await self._engine.pause(self.id, reason, actor=actor)
+        command = self._engine.calls.pause(self.id, reason, actor=actor)
+        await self._engine.perform("pause", command)
 
     async def resume(self, *, actor: str | None = None) -> None:
         """Releases it from a pause; nothing happens if it is not paused.
@@ -280,7 +288,8 @@ class Instance(Generic[Out_co]):
         Raises:
             InstanceEnded: It is over.
         """
-        await self._engine.resume(self.id, actor=actor)
+        command = self._engine.calls.resume(self.id, actor=actor)
+        await self._engine.perform("resume", command)
 
     async def retry(self, *, actor: str | None = None) -> None:
         """Lets a failed or timed-out instance go on where it was; nothing happens while it is not over.
@@ -289,7 +298,8 @@ class Instance(Generic[Out_co]):
             InstanceEnded: It completed, was cancelled or was aborted.
             KeyInUse: A newer active instance has its key.
         """
-        await self._engine.retry(self.id, workflow=self.workflow, actor=actor)
+        command = self._engine.calls.retry(self.id, self.workflow, actor=actor)
+        await self._engine.perform("retry", command)
 
     def complete(self, output: Any = None) -> NoReturn:
         """Ends this instance as completed, from inside its own handler; the rest of the handler does not run.
@@ -302,8 +312,12 @@ class Instance(Generic[Out_co]):
         """
         scope = scopes.current()
         if scope is None or scope.execution.id != self.id:
-            raise OutsideHandler("complete()", f"instance {self.id!r} can be completed by its own handler alone")
+            raise OutsideHandler(
+                "complete()", f"instance {self.id!r} can be completed by its own handler alone"
+            )
         if not scope.in_handler:
-            raise OutsideHandler("complete()", f"step {scope.path!r} can return a value for the handler to act on")
+            raise OutsideHandler(
+                "complete()", f"step {scope.path!r} can return a value for the handler to act on"
+            )
         scope.complete(output)
         raise AssertionError("a completed handler goes on")

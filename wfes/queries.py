@@ -163,9 +163,13 @@ class _Cursors:
                 raise ValueError("no text")
             given, at, id = orjson.loads(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         except (ValueError, TypeError):
-            raise ValueError(f"cursor is {shown(cursor)}, which no page gave; pass a page's .cursor") from None
+            raise ValueError(
+                f"cursor is {shown(cursor)}, which no page gave; pass a page's .cursor"
+            ) from None
         if given != self._digest:
-            raise ValueError(f"cursor is {shown(cursor)}, which belongs to a query with other filters or order")
+            raise ValueError(
+                f"cursor is {shown(cursor)}, which belongs to a query with other filters or order"
+            )
         return int(at), str(id)
 
 

@@ -29,7 +29,9 @@ def checked_topics(topics: Iterable[str] | str | None) -> tuple[str, ...]:
     names = (topics,) if isinstance(topics, str) else tuple(topics or ())
     for name in names:
         if name not in CATALOGUE:
-            raise ValueError(f"there is no event {shown(name)}; the events are {', '.join(sorted(CATALOGUE))}")
+            raise ValueError(
+                f"there is no event {shown(name)}; the events are {', '.join(sorted(CATALOGUE))}"
+            )
     return names
 
 
@@ -66,7 +68,9 @@ async def recorded_events(
         stored = log.select_notifications(after, PAGE, topics=topics, inclusive_of_start=False)
         shown_events = viewer.view(map(decode, stored))
         full = len(shown_events) >= PAGE
-        return shown_events, shown_events[-1].position if full else max(after, head, *_positions(shown_events))
+        return shown_events, shown_events[-1].position if full else max(
+            after, head, *_positions(shown_events)
+        )
 
     while True:
         events, after = await asyncio.to_thread(page, after)

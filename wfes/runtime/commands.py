@@ -37,7 +37,9 @@ from wfes.runtime.streams import event_stream, key_stream, workflow_stream
 from wfes.runtime.values import Blobs
 
 LISTENERS = "SELECT DISTINCT instance FROM wfes_listeners WHERE event = ? ORDER BY instance"
-LISTENERS_OF_KEY = "SELECT DISTINCT instance FROM wfes_listeners WHERE event = ? AND key = ? ORDER BY instance"
+LISTENERS_OF_KEY = (
+    "SELECT DISTINCT instance FROM wfes_listeners WHERE event = ? AND key = ? ORDER BY instance"
+)
 REQUEST = "SELECT id, instance, workflow, name FROM wfes_requests WHERE id = ?"
 SUBSCRIBED = "SELECT workflow, deadline FROM wfes_subscriptions WHERE event = ? ORDER BY workflow"
 
@@ -178,9 +180,7 @@ class Start:
             )
         ]
         if self.claim is not None and not self.delay:
-            events.append(
-                e.RunClaimed(at=now, worker=self.claim.worker, epoch=1, code=self.claim.code)
-            )
+            events.append(e.RunClaimed(at=now, worker=self.claim.worker, epoch=1, code=self.claim.code))
         tx.append(self.id, events)
         history = [e.Recorded(self.id, version, event) for version, event in enumerate(events, 1)]
         if len(history) > 1:
