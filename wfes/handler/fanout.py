@@ -18,6 +18,11 @@ from wfes.handler.scope import Scope
 Items = list[tuple[str, int, Any]]
 """The last part of an item's path, its index, the item."""
 
+Watcher = Callable[[str, str, int], None]
+watchers: list[Watcher] = []
+"""Told the instance, the path and the number of items of every fan-out made in this process, from the loop's thread:
+how many there will be is not in the log, and a progress bar wants to know. They must not raise."""
+
 
 def keyed(name: str, items: list[Any], key: Callable[[Any], str] | None) -> Items:
     """The items of a map with the last parts of their paths.

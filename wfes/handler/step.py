@@ -23,7 +23,7 @@ from wfes.core.retry import Retry
 from wfes.core.types import ABSENT, json_schema
 from wfes.handler.asks import Ask, CallAsk, ChildAsk, ListenAsk, ProgressAsk, RequestAsk, SleepAsk, TargetAsk
 from wfes.handler.attempts import StepAsk
-from wfes.handler.fanout import FanOut, batches, keyed
+from wfes.handler.fanout import FanOut, batches, keyed, watchers
 from wfes.handler.scope import Scope, current
 from wfes.names import Event, Request
 from wfes.validation import checked_name, explained, fitted
@@ -611,6 +611,8 @@ class Step:
                 index=index,
             )
 
+        for watcher in watchers:
+            watcher(self._execution.id, path, len(items))
         return FanOut(scope, items, ask, concurrency, collects=on_error == "collect")
 
     # ------------------------------------------------------------------------------------- progress and ends
