@@ -12,10 +12,11 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 import click
 
+from wfes.validation import is_a
 from wfes.workflow import Workflow
 
 AnyWorkflow = Workflow[Any, Any]
@@ -95,9 +96,8 @@ def _reason(error: BaseException) -> str:
 def _workflows_of(module: ModuleType) -> list[AnyWorkflow]:
     found: dict[int, AnyWorkflow] = {}
     for value in vars(module).values():
-        if isinstance(value, Workflow):
-            workflow = cast(AnyWorkflow, value)
-            found[id(workflow)] = workflow
+        if is_a(value, Workflow):
+            found[id(value)] = value
     return list(found.values())
 
 
@@ -105,8 +105,9 @@ def _pick(module: ModuleType, found: list[AnyWorkflow], wanted: str) -> AnyWorkf
     value: Any = module
     for part in wanted.split("."):
         value = getattr(value, part, None)
-    if isinstance(value, Workflow):
-        return cast(AnyWorkflow, value)
+    if is_a(value, Workflow):
+        workflow: AnyWorkflow = value
+        return workflow
     for workflow in found:
         if workflow.name == wanted:
             return workflow

@@ -236,7 +236,7 @@ def print_timeline(out: Screen, timeline: Timeline, *, everything: bool = False)
         offset = (row.started - timeline.began).total_seconds()
         rows.append(
             [
-                ("  " * depth + (row.path if depth == 0 else row.name), ""),
+                "  " * depth + row.label,
                 row.kind,
                 status_part(row.status),
                 f"+{span(max(offset, 0.0))}",

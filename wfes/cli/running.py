@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,7 @@ from wfes.cli.values import DURATION, JSON, error_text, json_text, span
 from wfes.core.state import TERMINAL, Status
 from wfes.engine import Engine
 from wfes.errors import InstanceNotFound, WrongWorkflow
+from wfes.handler.fanout import watchers
 from wfes.instance import Instance
 from wfes.views import RecordedEvent
 from wfes.workflow import Workflow
@@ -70,7 +72,7 @@ class _Runner:
         self.name = name
         self.as_json = as_json
         self.out = screen()
-        self.progress = screen(click.get_text_stream("stderr"))
+        self.progress = screen(sys.stderr)
         self.id: str | None = None
         self._print = printer(self.out, as_json=True)
 
@@ -150,7 +152,7 @@ async def _run(
         async with opened(runner.place, workflows=workflows, worker=True, creates=True) as engine:
             instance, after = await _begin(engine, wanted, input_, id, key, tags)
             runner.began(instance)
-            with runner.view() as view:
+            with runner.view() as view, _sizes_known(view.watch):
                 await _follow(engine, runner, view, instance, after)
             await instance.refresh()
             return instance
@@ -192,6 +194,16 @@ async def _follow(
             await instance.refresh()
             if instance.status in TERMINAL:
                 return
+
+
+@contextmanager
+def _sizes_known(watch: Watch) -> Generator[None]:
+    """While it runs in this process, how many items a `map` has is known before they have begun."""
+    watchers.append(watch.expect)
+    try:
+        yield
+    finally:
+        watchers.remove(watch.expect)
 
 
 @contextmanager

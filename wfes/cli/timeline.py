@@ -65,6 +65,11 @@ class Row:
         return self.path.rpartition("/")[2]
 
     @property
+    def label(self) -> str:
+        """What to call it: its name, or for what has none of its own (`#progress#2`, `#start`) what it is."""
+        return self.name.strip("#").partition("#")[0] if self.name.startswith("#") else self.name
+
+    @property
     def seconds(self) -> float | None:
         """From its first start to its end; None while it is open."""
         return None if self.ended is None else (self.ended - self.started).total_seconds()

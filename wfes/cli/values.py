@@ -18,6 +18,7 @@ import click
 from pydantic_core import to_jsonable_python
 
 from wfes.core import durations
+from wfes.validation import is_a
 
 CONTEXT_CHARS = 12
 
@@ -124,13 +125,12 @@ def jsonable(value: Any) -> Any:
 
 def _exact(value: Any) -> Any:
     # pydantic leaves floats as they are in its Python form, and JSON has no nan and no infinity.
-    if isinstance(value, float) and not math.isfinite(value):
+    if is_a(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
-    if isinstance(value, dict):
-        mapping = cast("dict[Any, Any]", value)
-        return {str(key): _exact(item) for key, item in mapping.items()}
-    if isinstance(value, list):
-        return [_exact(item) for item in cast("list[Any]", value)]
+    if is_a(value, dict):
+        return {str(key): _exact(item) for key, item in value.items()}
+    if is_a(value, list):
+        return [_exact(item) for item in value]
     return value
 
 

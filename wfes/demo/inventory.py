@@ -99,7 +99,7 @@ async def stdlib_inventory(order: Order, step: Step, state: Totals) -> Inventory
     findings = Findings(report=order.report, python=python, folder=order.folder, facts=facts)
     report = await step.execute_workflow("report", stdlib_report, findings)
     await step.progress(f"{report.path} written", percent=100)
-    return Inventory(report=report, totals=state.model_copy())
+    return Inventory(report=report, totals=Totals(**state.model_dump()))
 
 
 def _name(source: Source) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from wfes.demo.library import Facts
@@ -83,7 +84,7 @@ def _row(module: Facts) -> list[str | int]:
     return [f"`{module.name}`", *counts]
 
 
-def _table(columns: list[str], rows: list[list[str | int]] | list[list[int]]) -> list[str]:
+def _table(columns: list[str], rows: Sequence[Sequence[str | int]]) -> list[str]:
     head = f"| {' | '.join(columns)} |"
     line = f"| {' | '.join('---' if number == 0 else '---:' for number in range(len(columns)))} |"
     cells = [[f"{cell:,}" if isinstance(cell, int) else cell for cell in row] for row in rows]
