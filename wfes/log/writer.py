@@ -204,10 +204,10 @@ class Writer:
                 batch = [self._held.popleft() for _ in range(min(len(self._held), self._batch_max))]
                 self._in_hand = len(batch) + len(self._held)
                 self._write(batch)
+                self._cache.trim()
                 self._take_all()
             self._in_hand = 0
             self._fail_if_broken()
-            self._cache.trim()
             if self._stopping.is_set() and self._queue.empty():
                 return
 
