@@ -61,9 +61,7 @@ class Bench:
         self.now += 1
         return self.now
 
-    def submit(
-        self, function: Callable[[Tx], Any], *, withdrawable: bool = False
-    ) -> asyncio.Future[Any]:
+    def submit(self, function: Callable[[Tx], Any], *, withdrawable: bool = False) -> asyncio.Future[Any]:
         """Queues a function."""
         call = Call(function, self.told, withdrawable=withdrawable)
         self.writer.submit(call)

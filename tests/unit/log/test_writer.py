@@ -58,7 +58,7 @@ async def hold(bench: Bench) -> threading.Event:
         assert go.wait(10)
 
     bench.submit(wait)
-    while not entered.is_set():  # noqa: ASYNC110
+    while not entered.is_set():
         await asyncio.sleep(0.001)
     return go
 
