@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import pytest
@@ -45,9 +45,8 @@ def append(log: Log, *rows: StoredRow) -> None:
     transaction.commit()
 
 
-def places(found: object) -> list[tuple[int, str, int]]:
-    assert isinstance(found, list)
-    return [(n.id, n.originator_id, n.originator_version) for n in found if isinstance(n, Notification)]
+def places(found: Sequence[Notification]) -> list[tuple[int, str, int]]:
+    return [(n.id, str(n.originator_id), n.originator_version) for n in found]
 
 
 def fill(log: Log) -> None:
@@ -101,7 +100,7 @@ def test_transaction_reads_what_is_committed_and_its_own(log: Log) -> None:
     fill(log)
     transaction = log.begin()
     assert transaction.head == 5
-    assert places(list(transaction.news(3))) == [(4, "a", 3), (5, "b", 2)]
+    assert places(transaction.news(3)) == [(4, "a", 3), (5, "b", 2)]
     transaction.insert([row(6, "a", 4)])
     assert transaction.head == 6
     assert places(list(transaction.history("a", 2))) == [(4, "a", 3), (6, "a", 4)]

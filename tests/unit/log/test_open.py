@@ -98,6 +98,15 @@ def test_newer_schema(tmp_path: Path) -> None:
     assert "newer release" in reason
 
 
+def deny(monkeypatch: pytest.MonkeyPatch, right: int) -> None:
+    """Lets every path lack this right."""
+
+    def access(path: object, mode: int) -> bool:
+        return not mode & right
+
+    monkeypatch.setattr(os, "access", access)
+
+
 def test_read_only_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "log.db"
     log = at(path)
@@ -105,7 +114,7 @@ def test_read_only_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     log.close()
     path.chmod(stat.S_IRUSR)
     if os.access(path, os.W_OK):  # this user may write everything
-        monkeypatch.setattr(os, "access", lambda _path, mode: mode == os.R_OK)
+        deny(monkeypatch, os.W_OK)
     assert "is read-only" in refused(at(path))
 
 
@@ -114,7 +123,7 @@ def test_read_only_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     directory.mkdir()
     directory.chmod(stat.S_IRUSR | stat.S_IXUSR)
     if os.access(directory, os.W_OK):
-        monkeypatch.setattr(os, "access", lambda _path, mode: not mode & os.W_OK)
+        deny(monkeypatch, os.W_OK)
     assert "is read-only" in refused(at(directory / "log.db"))
     directory.chmod(stat.S_IRWXU)
 
@@ -122,7 +131,7 @@ def test_read_only_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "log.db"
     path.touch()
-    monkeypatch.setattr(os, "access", lambda _path, mode: not mode & os.R_OK)
+    deny(monkeypatch, os.R_OK)
     assert "may not read" in refused(at(path))
 
 
@@ -151,7 +160,6 @@ def test_a_full_disk_is_told_and_passes(tmp_path: Path) -> None:
     transaction.query(f"PRAGMA max_page_count = {limit + 2}")
     with pytest.raises(LogUnavailable, match="no space") as caught:
         transaction.insert([(1, "i", 1, "T", bytes(100_000))])
-        transaction.commit()
     assert caught.value.retryable
     transaction.rollback()
     assert log.max_notification_id() == 0

@@ -452,7 +452,7 @@ def test_a_zombie_is_fenced(pair: Pair) -> None:
         assert await one.submit(as_owner("one")) == 3
         await two.append("a", e.RunClaimed(at=5, worker="two", epoch=2))
         results = await asyncio.gather(one.submit(as_owner("one")), two.submit(as_owner("two")))
-        assert results == ["fenced by two", 5]
+        assert list(results) == ["fenced by two", 5]
 
     pair(test)
 
@@ -468,7 +468,7 @@ def test_an_unknown_event_stops_the_writer(
         transaction.insert([(3, "a", 3, "FromTheFuture", bytes(32) + b"{}")])
         transaction.commit()
         other.close()
-        with pytest.raises(UnknownEvent, match="FromTheFuture.* at position 3"):
+        with pytest.raises(UnknownEvent, match=r"FromTheFuture.* at position 3"):
             await one.append("a", progress())
         with pytest.raises(UnknownEvent):
             await one.append("b", progress())
