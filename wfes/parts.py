@@ -202,6 +202,13 @@ class Parts:
             raise EngineNotOpen(_NOT_OPEN)
         return self.clock.now()
 
+    @property
+    def quiet(self) -> bool:
+        """Whether every handler in memory only waits and nothing is on its way to the log."""
+        if self._writer is not None and self._writer.backlog:
+            return False
+        return self._worker is None or self._worker.quiet
+
     # -- Asking ------------------------------------------------------------------------------------------------------
 
     async def here(self, coroutine: Coroutine[Any, Any, T]) -> T:

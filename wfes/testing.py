@@ -202,18 +202,16 @@ class _Engine(Engine):
     def _make_clock(self, loop: asyncio.AbstractEventLoop) -> Clock:
         return self._virtual
 
-    async def _submitted(self, command: Command) -> Json:
+    async def perform(self, name: str, command: Command) -> Json:
         self._commands += 1
         try:
-            return await super()._submitted(command)
+            return await super().perform(name, command)
         finally:
             self._commands -= 1
 
     def is_quiet(self) -> bool:
         """Whether every handler in memory waits and nothing is on its way to the log."""
-        if self._commands or (self._writer is not None and self._writer.backlog):
-            return False
-        return self._worker is None or self._worker.quiet
+        return not self._commands and self._parts.quiet
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,7 @@ class Claimed:
         progressed: something was claimed or ended.
         next_due: when the first instance that nobody owns is due, in microseconds.
         cleared: dead workers that own nothing any more.
+        foreign: dead workers that own only instances of workflows that are not known here.
     """
 
     histories: list[list[e.Recorded]] = field(default_factory=list[list[e.Recorded]])
@@ -101,6 +102,7 @@ class Claimed:
     progressed: bool = False
     next_due: int | None = None
     cleared: list[str] = field(default_factory=list[str])
+    foreign: list[str] = field(default_factory=list[str])
 
 
 class ClaimRunnable:
@@ -158,13 +160,16 @@ class ClaimRunnable:
 
     def _take_over(self, tx: Tx, dead: str, budget: _Budget, claimed: Claimed) -> None:
         wanted = min(budget.left, TAKEOVERS_MAX)
-        if wanted:
-            ids = self._work.owned(tx.query, dead, wanted)
-            if self._take(tx, ids, dead, budget, claimed) or len(ids) == wanted:
-                claimed.more = True
-        if not tx.query("SELECT 1 FROM wfes_work WHERE worker = ? LIMIT 1", (dead,)):
-            if tx.query("SELECT 1 FROM wfes_workers WHERE id = ?", (dead,)):
-                tx.query(leases.DELETE, (dead,))
+        if not wanted:
+            claimed.more = True
+            return
+        ids = self._work.owned(tx.query, dead, wanted)
+        if self._take(tx, ids, dead, budget, claimed) or len(ids) == wanted:
+            claimed.more = True
+        elif owns_something(tx.query, dead):
+            claimed.foreign.append(dead)
+        else:
+            tx.query(leases.DELETE, (dead,))
             claimed.cleared.append(dead)
 
     def _take(self, tx: Tx, ids: Sequence[str], dead: str | None, budget: _Budget, claimed: Claimed) -> bool:

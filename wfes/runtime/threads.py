@@ -30,7 +30,7 @@ class StepThreads(Executor):
         self._max_threads = max_threads
         self._name = name
         self._changed = threading.Condition()
-        self._queue: deque[Callable[[], None]] = deque()
+        self._queue: deque[tuple[Future[Any], Callable[[], None]]] = deque()
         self._threads = 0
         self._idle = 0
         self._number = 0
@@ -57,7 +57,7 @@ class StepThreads(Executor):
         with self._changed:
             if self._closed:
                 raise RuntimeError("this engine has stopped: no step function is started any more")
-            self._queue.append(run)
+            self._queue.append((future, run))
             if self._idle >= len(self._queue):
                 self._changed.notify()
             elif self._threads < self._max_threads:
@@ -72,13 +72,16 @@ class StepThreads(Executor):
 
         Args:
             wait: ignored.
-            cancel_futures: forget what has not been started.
+            cancel_futures: cancel what has not been started.
         """
         with self._changed:
             self._closed = True
+            dropped = list(self._queue) if cancel_futures else []
             if cancel_futures:
                 self._queue.clear()
             self._changed.notify_all()
+        for future, _ in dropped:
+            future.cancel()
 
     def _work(self) -> None:
         while (run := self._next()) is not None:
@@ -95,4 +98,4 @@ class StepThreads(Executor):
                 if not woken and not self._queue:
                     self._threads -= 1
                     return None
-            return self._queue.popleft()
+            return self._queue.popleft()[1]

@@ -442,10 +442,9 @@ class Worker:
         for dead in claimed.cleared:
             self._dead.pop(dead, None)
             self._membership.bury(dead)
-        if self._dead and not claimed.progressed:
-            # What they still own is of workflows that only other engines know.
-            self._left_to_others.update(self._dead)
-            self._dead.clear()
+        for dead in claimed.foreign:
+            self._dead.pop(dead, None)
+            self._left_to_others.add(dead)
         self._left.set()
         if self._wanted or (claimed.more and claimed.progressed):
             self._want()
