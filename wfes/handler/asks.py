@@ -214,14 +214,14 @@ class ListenAsk(TimedAsk):
         return e.ListenStarted(at=at, path=self.path, event=self.event, until=self.open_until(at))
 
     def look(self) -> None:
-        received = self.execution.take(self.event)
+        received = self.execution.inbox.take(self.event)
         if received is not None:
             self.execution.settle(self, e.ListenEnded, {"received": received})
 
     def outcome(self, event: Any) -> Any:
         if isinstance(event, e.WaitTimedOut):
             raise self.timed_out()
-        received = self.execution.outside_event(event.received)
+        received = self.execution.inbox.at(event.received)
         payload = self.execution.host.values.open(received.payload)
         if self.validate is None:
             return payload
@@ -270,14 +270,14 @@ class RequestAsk(TimedAsk):
         self.id = event.id
 
     def look(self) -> None:
-        provided = self.execution.answers.get(self.path)
+        provided = self.execution.inbox.answers.get(self.path)
         if provided is not None:
             self.execution.settle(self, e.RequestEnded, {"provided": provided})
 
     def outcome(self, event: Any) -> Any:
         if isinstance(event, e.WaitTimedOut):
             raise self.timed_out()
-        provided = self.execution.outside_event(event.provided)
+        provided = self.execution.inbox.at(event.provided)
         return self.execution.host.values.open(provided.data, self.type_)
 
 
@@ -314,7 +314,7 @@ class TargetAsk(TimedAsk):
         self.target = event.instance
 
     def look(self) -> None:
-        ended = self.execution.ends.get(self.path)
+        ended = self.execution.inbox.ends.get(self.path)
         if ended is not None:
             self.execution.settle(self, self._end_event, {"ended": ended})
 
@@ -327,7 +327,7 @@ class TargetAsk(TimedAsk):
             raise refusal.from_tree(event.error)
         if isinstance(event, e.WaitTimedOut):
             raise self.timed_out()
-        ended = self.execution.outside_event(event.ended)
+        ended = self.execution.inbox.at(event.ended)
         error = None if ended.error is None else ErrorInfo.from_json(ended.error)
         return Outcome(
             ended.instance, Status(ended.status), self.execution.host.values.open(ended.output), error
@@ -389,7 +389,7 @@ class ChildAsk(TargetAsk):
             raise refusal.from_tree(event.error)
         if isinstance(event, e.WaitTimedOut):
             raise self.timed_out()
-        ended = self.execution.outside_event(event.ended)
+        ended = self.execution.inbox.at(event.ended)
         if ended.status == Status.COMPLETED:
             return self.execution.host.values.open(ended.output, self.output_type)
         error = None if ended.error is None else ErrorInfo.from_json(ended.error)

@@ -160,7 +160,9 @@ class StepAsk(Ask):
         context = self.context.copy()
         context.run(enter, scope)
         fn = self.fn
-        values = {"attempt": self.attempt} if self.index is None else {"attempt": self.attempt, "i": self.index}
+        values = (
+            {"attempt": self.attempt} if self.index is None else {"attempt": self.attempt, "i": self.index}
+        )
         extra = functions.filled(fn, len(self.args), values)
         loop = execution.host.loop
         if functions.is_async(fn):
@@ -182,7 +184,8 @@ class StepAsk(Ask):
 
     async def _in_thread(self, context: Context, extra: dict[str, Any]) -> Any:
         host = self.execution.host
-        call = host.loop.run_in_executor(host.threads, lambda: context.run(self.fn, *self.args, **extra))
+        inner = context.copy()  # the task that awaits the thread is inside ``context`` itself
+        call = host.loop.run_in_executor(host.threads, lambda: inner.run(self.fn, *self.args, **extra))
         result = await call
         return await result if inspect.isawaitable(result) else result
 
@@ -192,7 +195,10 @@ class StepAsk(Ask):
 
     def _over_time(self) -> None:
         self.limit = None
-        if self.task is not None:
+        if self.task is not None and self.timeout is not None and self.execution.waits_inside(self):
+            clock = self.execution.host.clock  # waits do not count
+            self.limit = clock.call_at(clock.now() + self.timeout, self._over_time)
+        elif self.task is not None:
             self.timed_out = True
             self.task.cancel()
 

@@ -31,11 +31,15 @@ from wfes.core import durations
 from wfes.core import events as e
 from wfes.core.error_info import ErrorInfo
 from wfes.core.types import ABSENT
-from wfes.handler.asks import Ask, CallAsk, FunctionFuture, HandlerFuture
+from wfes.handler import ending
+from wfes.handler.alarms import Alarms, HandlerTimers
+from wfes.handler.asks import Ask, CallAsk, FunctionFuture, HandlerFuture, TimedAsk
 from wfes.handler.attempts import StepAsk
 from wfes.handler.loop import Drained, PrivateLoop, PrivateTimer
 from wfes.handler.outbox import Entry, Outbox
-from wfes.handler.replay import Nested, Replay
+from wfes.handler.inbox import Inbox
+from wfes.handler.nested import Nested, NestedPaths
+from wfes.handler.replay import Replay
 from wfes.handler.scope import Scope, enter
 from wfes.handler.state import RecordedState
 from wfes.handler.step import Step
@@ -43,7 +47,7 @@ from wfes.handler.step import Step
 if TYPE_CHECKING:
     from wfes.definition import Workflow
     from wfes.log.port import Member
-    from wfes.runtime.clock import Cancellable, Clock
+    from wfes.runtime.clock import Clock
     from wfes.runtime.values import Values
 
 _log = logging.getLogger("wfes")
@@ -51,6 +55,8 @@ _log = logging.getLogger("wfes")
 CLEANUP_MICROS = 30 * durations.SECOND
 """How long a cancelled or timed-out handler may work on."""
 
+DEADLOCK_MICROS = 10 * durations.SECOND
+"""How long a handler may wait for nothing that is known before it is held: a thread of its own may yet wake it."""
 _DEADLINE_PASSED = "its deadline passed"
 
 Json = Any
@@ -116,18 +122,15 @@ class Execution:
         self.asks: dict[str, Ask] = {}
         self.fresh: dict[Ask, bool] = {}
         """Asked for (False) or withdrawn (True) since the last collecting, not recorded yet; in order."""
-        self.nested: dict[str, Nested] = {}
-        """What is recorded about paths inside steps that have not ended."""
+        self.nested = NestedPaths()
         self.failures: dict[str, int] = {}
         """Paths whose failure the handler was given, to the order in which it was."""
         self.pool: dict[str, int] = {}
         """Paths whose outcome stands in a void part of the history: to their versions."""
         # what came from outside
-        self.seen = 0
-        self.inbox: dict[int, str] = {}
-        self.received: dict[int, e.Event] = {}
-        self.answers: dict[str, int] = {}
-        self.ends: dict[str, int] = {}
+        self.inbox = Inbox()
+        self._unread: list[e.Recorded] = []
+        self._listening: dict[Ask, None] = {}
         self.cancel_pending: e.CancelRequested | None = None
         self.paused = False
         self.deadline = started.deadline
@@ -144,14 +147,17 @@ class Execution:
         self._held: list[Ask] = []
         # the handler
         self.loop = PrivateLoop(host.loop, wake=self.schedule)
+        self._epoch_at = started.at
+        self.seen_at = started.at
+        """The time of the last release, in microseconds; the loop counts seconds from the instance's start, since
+        floats are too coarse for microseconds since 1970."""
         self.root = Scope(self, "")
         self.state: RecordedState | None = None
         self.main: asyncio.Task[Any] | None = None
-        self._timers: dict[PrivateTimer, Cancellable] = {}
-        self.timer_dues: dict[tuple[int, int], int] = {}
+        self.timers = HandlerTimers(self.loop, host.clock, started.at, self._timer_due)
         self._end: e.Event | None = None
         self.interrupted: e.CancelDelivered | None = None
-        self._alarms: dict[str, Cancellable] = {}
+        self._alarms = Alarms(host.clock)
         # leaving
         self._is_over = False
         self._stopping = False
@@ -169,18 +175,20 @@ class Execution:
         try:
             self.main = self._make_main()
         except Exception as error:
-            self._end = self._failure(error)
+            self._end = ending.failure(self, error)
         self._turn()
 
     def outside(self, events: Sequence[e.Recorded]) -> None:
         """Takes in newly committed events of this instance that this execution did not write, in order."""
         if self.is_gone:
             return
+        if self.replay is not None:
+            self._unread.extend(events)
+            return
         for recorded in events:
-            if recorded.originator_version > self.seen:
+            if recorded.originator_version > self.inbox.seen:
                 self.take_in(recorded.event, recorded.originator_version)
-        if self.replay is None:
-            self.schedule()
+        self.schedule()
 
     def fence(self) -> None:
         """Somebody else owns the instance: drops everything at once and records nothing more."""
@@ -214,9 +222,9 @@ class Execution:
             return False
         if self.loop.outside_open or self.loop.has_ready or not self._outbox.is_empty or self._held:
             return False
-        if not self.asks and not self._timers:
+        if not self.asks and not self.timers:
             return False
-        return all(self._is_suspendable(ask) for ask in self._active)
+        return all(self.waits_inside(ask) for ask in self._active)
 
     @property
     def is_leaving(self) -> bool:
@@ -243,11 +251,26 @@ class Execution:
         ask.future = future
         if ask.nested and self._recall(ask):
             return future
-        self.asks[ask.path] = ask
+        self._register(ask)
         self.fresh[ask] = False
         if ask.nested:
             self.schedule()
         return future
+
+    def _register(self, ask: Ask) -> None:
+        self.asks[ask.path] = ask
+        if ask.nested:
+            self.nested.open[ask.path] = ask
+        if ask.kind == "listen":
+            self._listening[ask] = None
+
+    def unregister(self, ask: Ask) -> None:
+        """Nobody awaits it any more."""
+        if self.asks.get(ask.path) is ask:
+            del self.asks[ask.path]
+            if ask.nested:
+                del self.nested.open[ask.path]
+            self._listening.pop(ask, None)
 
     def withdraw(self, ask: Ask) -> None:
         """Whoever asked has cancelled it."""
@@ -257,19 +280,21 @@ class Execution:
         ask.halt()
         if isinstance(ask, StepAsk):
             self._active.discard(ask)
-            self.close_nested(ask.path)
+            self.nested.close(ask.path)
         if ask.recorded:
             self.fresh[ask] = True
         else:
             self.fresh.pop(ask, None)
-            self.asks.pop(ask.path, None)
+            self.unregister(ask)
             if ask in self._held:
                 self._held.remove(ask)
         self.schedule()
 
     async def call(self, scope: Scope, path: str, call: str, command: Any) -> Any:
         """Performs a recorded call (``Scope.call``)."""
-        return await self.open(scope, CallAsk(self, path, nested=bool(scope.path), call=call, command=command))
+        return await self.open(
+            scope, CallAsk(self, path, nested=bool(scope.path), call=call, command=command)
+        )
 
     def end(self, event: e.Event) -> None:
         """The instance is over at this call; the first one counts."""
@@ -284,7 +309,7 @@ class Execution:
 
     def complete(self, output: object) -> None:
         """Ends the instance as completed with this output; raises ``Suspended``."""
-        self.end(self._completion(output))
+        self.end(ending.completion(self, output))
         raise errors.Suspended
 
     def seal(self, value: object, where: str, type_: object = ABSENT) -> Json:
@@ -304,6 +329,11 @@ class Execution:
             self._last_at = now
         return self._last_at
 
+    def not_before(self, at: int) -> None:
+        """Makes every later stamp at least ``at``."""
+        if at > self._last_at:
+            self._last_at = at
+
     def settle(self, ask: Ask, cls: type[Any], fields: dict[str, Any], *, intent: bool = False) -> None:
         """Puts an ask's end into the line: as a fact, or as an intent that must be committed first."""
         if ask.settled or ask.withdrawn or self.is_leaving:
@@ -311,7 +341,7 @@ class Execution:
         ask.settled = True
         if isinstance(ask, StepAsk):
             self._active.discard(ask)
-            self.close_nested(ask.path)
+            self.nested.close(ask.path)
         emit = self._emit_time_out if intent else self._emit_fact
         self._line.append(lambda: emit(ask, cls, fields))
         self.schedule()
@@ -334,31 +364,10 @@ class Execution:
         self._open(ask)
         self.schedule()
 
-    def take(self, event: str) -> int | None:
-        """The version of the oldest unconsumed event of this name, which is consumed by that."""
-        for version, name in self.inbox.items():
-            if name == event:
-                del self.inbox[version]
-                return version
-        return None
-
-    def outside_event(self, version: int) -> Any:
-        """The event from outside that stands at this version."""
-        return self.received[version]
-
-    def close_nested(self, path: str) -> None:
-        """Withdraws what a step's function still waits for: the function is over."""
-        prefix = path + "/"
-        for ask in [ask for ask in self.asks.values() if ask.nested and ask.path.startswith(prefix)]:
-            if ask.future is not None and not ask.future.done():
-                ask.future.cancel()
-
     def forget_failures_under(self, path: str) -> None:
         """A new attempt of a step retries its failed inner steps, never completed ones."""
-        self.close_nested(path)
-        prefix = path + "/"
-        for inner in [p for p, nested in self.nested.items() if p.startswith(prefix) and not nested.succeeded]:
-            del self.nested[inner]
+        self.nested.close(path)
+        self.nested.forget_failures(path)
 
     def hold(self, kind: str, report: str) -> None:
         """Pauses the instance by the engine itself, with a reason somebody can act upon, and leaves memory."""
@@ -377,20 +386,15 @@ class Execution:
 
     def take_in(self, event: e.Event, version: int) -> None:
         """Notes an event from outside and what follows from it."""
-        self.seen = max(self.seen, version)
+        self.inbox.note(event, version)
         match event:
             case e.EventReceived():
-                self.received[version] = event
-                self.inbox[version] = event.event
-                self._look("listen")
-            case e.DataProvided():
-                self.received[version] = event
-                self.answers[event.path] = version
-                self._look_at(event.path)
-            case e.TargetEnded():
-                self.received[version] = event
-                self.ends[event.path] = version
-                self._look_at(event.path)
+                if self.replay is None:
+                    for ask in list(self._listening):
+                        self._look(ask)
+            case e.DataProvided() | e.TargetEnded():
+                if self.replay is None:
+                    self._look(self.asks.get(event.path))
             case e.CancelRequested():
                 if self.interrupted is None and self.cancel_pending is None:
                     self.cancel_pending = event
@@ -410,17 +414,9 @@ class Execution:
             case _:
                 """Nothing the handler has to know."""
 
-    def _look(self, kind: str) -> None:
-        if self.replay is not None:
-            return
-        for ask in list(self.asks.values()):
-            if ask.kind == kind and not ask.settled and ask.on_disk:
-                ask.look()  # type: ignore[attr-defined]
-
-    def _look_at(self, path: str) -> None:
-        ask = self.asks.get(path)
-        if ask is not None and self.replay is None and not ask.settled and ask.on_disk:
-            ask.look()  # type: ignore[attr-defined]
+    def _look(self, ask: Ask | None) -> None:
+        if isinstance(ask, TimedAsk) and ask.on_disk and not ask.settled:
+            ask.look()
 
     # ------------------------------------------------------------------------------------- turns
 
@@ -440,7 +436,7 @@ class Execution:
             self.replay = None
             self._go_live()
         if self.loop.has_ready and not self._blocked and not self._is_over:
-            self.loop.now = self.stamp() / 1e6
+            self.move_to(self.stamp())
             self.drain()
         self._collect()
         while (self._given or self._line) and not self._blocked and not self._is_over:
@@ -479,20 +475,20 @@ class Execution:
             fresh, self.fresh = self.fresh, {}
             for ask, withdrawn in fresh.items():
                 if withdrawn:
-                    self.asks.pop(ask.path, None)
+                    self.unregister(ask)
                     self._add(Entry(ask.withdrawal(self.stamp()), ask))
                 elif ask.is_start and (self.paused or self._stopping):
                     self._held.append(ask)
                 else:
                     self._open(ask)
-        self._arm_timers()
+        self.timers.arm()
 
     def _record_state(self) -> None:
         assert self.state is not None
         try:
             changes = self.state.changes()
         except errors.WfesError as error:
-            self._end = self._failure(error)
+            self._end = ending.failure(self, error)
             self._finish()
             return
         if changes:
@@ -556,16 +552,15 @@ class Execution:
             return
         ask.settled = True
         at = event.at
-        if self.asks.get(ask.path) is ask:
-            del self.asks[ask.path]
+        self.unregister(ask)
         ask.halt()
         if isinstance(ask, StepAsk):
-            self._drop_nested(ask.path)
+            self.nested.drop(ask.path)
         future = ask.future
         if future is not None and not future.done():
             try:
                 if isinstance(event, e.ResultReused):
-                    event = self.received[event.version]
+                    event = self.inbox.at(event.version)
                 value = ask.outcome(event)
             except Exception as error:
                 self.failures.setdefault(ask.path, len(self.failures))
@@ -573,25 +568,19 @@ class Execution:
             else:
                 future.set_result(value)
         if ask.nested:
-            self.nested[ask.path] = Nested(ask.kind, event)
+            self.nested.recorded[ask.path] = Nested(ask.kind, event)
         else:
-            self.loop.now = at / 1e6
+            self.move_to(at)
             self.drain()
-
-    def _drop_nested(self, path: str) -> None:
-        if self.nested:
-            prefix = path + "/"
-            for inner in [p for p in self.nested if p.startswith(prefix)]:
-                del self.nested[inner]
 
     def _recall(self, ask: Ask) -> bool:
         """Gives a function that is run again what its inner paths have recorded; whether that is all."""
-        nested = self.nested.pop(ask.path, None)
+        nested = self.nested.recorded.pop(ask.path, None)
         if nested is None:
             return False
         assert ask.future is not None
         if nested.end is not None:
-            self.nested[ask.path] = nested
+            self.nested.recorded[ask.path] = nested
             try:
                 ask.future.set_result(ask.outcome(nested.end))
             except Exception as error:
@@ -606,7 +595,7 @@ class Execution:
             )
             raise errors.Suspended
         nested.apply(ask)
-        self.asks[ask.path] = ask
+        self._register(ask)
         ask.recorded = ask.on_disk = True
         if isinstance(ask, StepAsk):
             self._active.add(ask)
@@ -699,6 +688,12 @@ class Execution:
             case _:
                 return False
 
+    def move_to(self, at: int) -> None:
+        """Sets the handler's time, in microseconds; it never goes back."""
+        if at > self.seen_at:
+            self.seen_at = at
+            self.loop.now = (at - self._epoch_at) / 1e6
+
     def _stay(self) -> None:
         """Does not leave memory after all; functions that were told so already run again."""
         self._releasing = False
@@ -708,26 +703,13 @@ class Execution:
 
     # ------------------------------------------------------------------------------------- timers
 
-    def _arm_timers(self) -> None:
-        for timer in self.loop.new_timers():
-            self._arm(timer, max(round(timer.when() * 1e6), self.host.clock.now() + timer.delay))
-        for timer in self.loop.cancelled_timers():
-            alarm = self._timers.pop(timer, None)
-            if alarm is not None:
-                alarm.cancel()
-
-    def _arm(self, timer: PrivateTimer, due: int) -> None:
-        self.timer_dues[timer.delay, timer.number] = due
-        self._timers[timer] = self.host.clock.call_at(due, lambda: self._timer_due(timer))
-
     def _timer_due(self, timer: PrivateTimer) -> None:
-        self._timers.pop(timer, None)
-        if not timer.cancelled() and not self.is_leaving:
+        if not self.is_leaving:
             self._line.append(lambda: self._emit_timer(timer))
             self.schedule()
 
     def _emit_timer(self, timer: PrivateTimer) -> None:
-        self.timer_dues.pop((timer.delay, timer.number), None)
+        self.timers.dues.pop((timer.delay, timer.number), None)
         if timer.cancelled():
             return
         at = self.stamp()
@@ -736,20 +718,15 @@ class Execution:
 
     def fire(self, delay: int, number: int, at: int) -> None:
         """Fires one of the handler's own timers."""
-        self.loop.now = at / 1e6
+        self.move_to(at)
         if self.loop.fire(delay, number):
             self.drain()
 
-    def _alarm(self, name: str, due: int | None, callback: Callable[[], None]) -> None:
-        old = self._alarms.pop(name, None)
-        if old is not None:
-            old.cancel()
-        if due is not None:
-            self._alarms[name] = self.host.clock.call_at(due, callback)
-
     def _arm_deadline(self) -> None:
-        due = self.deadline if self.interrupted is None else None
-        self._alarm("deadline", due, lambda: self._time_is_over(_DEADLINE_PASSED))
+        if self.deadline is None or self.interrupted is not None:
+            self._alarms.cancel("deadline")
+        else:
+            self._alarms.set("deadline", self.deadline, lambda: self._time_is_over(_DEADLINE_PASSED))
 
     def _time_is_over(self, reason: str) -> None:
         def emit() -> None:
@@ -793,14 +770,14 @@ class Execution:
     def _interrupt(self, event: e.CancelDelivered) -> None:
         self.interrupt(event)
         if not self._is_over:
-            self._alarm("cleanup", event.at + CLEANUP_MICROS, self._cleanup_over)
+            self._alarms.set("cleanup", event.at + CLEANUP_MICROS, self._cleanup_over)
 
     def interrupt(self, event: e.CancelDelivered) -> None:
         """Delivers a cancellation or time-out to the handler."""
         self.interrupted = event
         self.cancel_pending = None
-        self._alarm("deadline", None, self.schedule)
-        self.loop.now = event.at / 1e6
+        self._alarms.cancel("deadline")
+        self.move_to(event.at)
         if self.main is not None and not self.main.done():
             self.main.cancel()
             self.drain()
@@ -818,7 +795,7 @@ class Execution:
         end = self._end
         if end is None:
             assert self.main is not None
-            end = self._result_of(self.main)
+            end = ending.result_of(self, self.main)
         if self.state is not None and self._end is None:
             changes = self.state.changes()
             if changes:
@@ -847,36 +824,15 @@ class Execution:
         self._halt()
         self._outbox.flush()
 
-    def _result_of(self, main: asyncio.Task[Any]) -> e.Event:
-        if main.cancelled():
-            return self._failure(asyncio.CancelledError("the handler cancelled itself"))
-        error = main.exception()
-        if error is None:
-            return self._completion(main.result())
-        return self._failure(error)
-
-    def _completion(self, output: object) -> e.Event:
-        try:
-            value: Any = self.workflow.validate_output(output)
-            tree = self.seal(value, f"the output of workflow {self.workflow.name!r}", self.workflow.output_type)
-        except Exception as error:
-            return self._failure(error)
-        return e.WorkflowCompleted(at=self.stamp(), output=tree)
-
-    def _failure(self, error: BaseException) -> e.Event:
-        paths = [path for path in _paths_in(error) if path in self.failures]
-        path = min(paths, key=lambda path: self.failures[path], default=None)
-        info = ErrorInfo.of(error)
-        return e.WorkflowFailed(at=self.stamp(), error=info.to_json(), path=path)
-
     # ------------------------------------------------------------------------------------- settling, leaving
 
     def _go_live(self) -> None:
         """The replay is over: begins what the history left open."""
-        for timer in self.loop.new_timers():
-            recorded = self.timer_dues.get((timer.delay, timer.number), 0)
-            self._arm(timer, max(round(timer.when() * 1e6), recorded))
-        self.loop.cancelled_timers()
+        self.timers.arm_recorded()
+        for recorded in self._unread:
+            if recorded.originator_version > self.inbox.seen:
+                self.take_in(recorded.event, recorded.originator_version)
+        self._unread.clear()
         for ask in list(self.asks.values()):
             if ask.recorded and not ask.withdrawn and not ask.settled and ask not in self.fresh:
                 ask.on_disk = True
@@ -887,7 +843,7 @@ class Execution:
                 else:
                     ask.begin()
         if self.interrupted is not None:
-            self._alarm("cleanup", self.interrupted.at + CLEANUP_MICROS, self._cleanup_over)
+            self._alarms.set("cleanup", self.interrupted.at + CLEANUP_MICROS, self._cleanup_over)
         else:
             self._arm_deadline()
             if self.cancel_pending is not None:
@@ -900,68 +856,71 @@ class Execution:
         if self.loop.outside_open and self.interrupted is None:
             self._watch_handler_code()
         elif "handler" in self._alarms:
-            self._alarm("handler", None, self.schedule)
-        if (self._stopping or self.paused) and all(self._is_suspendable(ask) for ask in self._active):
+            self._alarms.cancel("handler")
+        if (self._stopping or self.paused) and all(self.waits_inside(ask) for ask in self._active):
             self._release_instance(waiting=self.paused or not self._held)
-        elif not self.asks and not self._timers and not self.fresh and not self.loop.outside_open:
-            if self.loop.has_ready or not self._outbox.is_empty:
+        elif not self.asks and not self.timers and not self.fresh and not self.loop.outside_open:
+            if self.loop.has_ready or not self._outbox.is_empty or "deadlock" in self._alarms:
                 return
+            self._alarms.set("deadlock", self.host.clock.now() + DEADLOCK_MICROS, self._deadlocked)
+        elif "linger" not in self._alarms and self.idle:
+            self._linger()
+
+    def _deadlocked(self) -> None:
+        if self.is_leaving or self.asks or self.timers or self.fresh or self._line or self._given:
+            return
+        if not (self.loop.outside_open or self.loop.has_ready) and self._outbox.is_empty:
             self.hold(
                 "deadlock",
                 f"the handler of workflow {self.workflow.name!r} waits for nothing but itself: no step, wait or "
                 "timer is open that could make it go on" + self.whereabouts(),
             )
-        elif "linger" not in self._alarms and self.idle:
-            self._linger()
 
     def _watch_handler_code(self) -> None:
         limit = self.workflow.timeout_micros
         if limit is None or "handler" in self._alarms:
             return
         reason = f"handler code ran for longer than its timeout of {durations.text(limit)} between two events"
-        self._alarm("handler", self.stamp() + limit, lambda: self._time_is_over(reason))
+        self._alarms.set("handler", self.stamp() + limit, lambda: self._time_is_over(reason))
 
     def _linger(self) -> None:
         linger = self.host.linger_micros
         if self._active:
             linger *= 10
-        self._alarm("linger", self.host.clock.now() + linger, self._lingered)
+        self._alarms.set("linger", self.host.clock.now() + linger, self._lingered)
 
     def _lingered(self) -> None:
-        self._alarms.pop("linger", None)
         if not self.idle or self.is_gone:
             return
         dues = [due for ask in self.asks.values() if (due := ask.due()) is not None]
-        dues.extend(self.timer_dues.values())
+        dues.extend(self.timers.dues.values())
         if dues and min(dues) <= self.host.clock.now() + self.host.linger_micros:
             self._linger()
             return
         self.evict()
 
-    def _is_suspendable(self, step: StepAsk) -> bool:
-        prefix = step.path + "/"
-        inner = [ask for ask in self.asks.values() if ask.nested and ask.path.startswith(prefix)]
-        return any(ask.waits or ask.due() is not None for ask in inner)
+    def waits_inside(self, step: StepAsk) -> bool:
+        """Whether a step's function is at an inner wait."""
+        return self.nested.waits_inside(step.path)
 
     def _release_instance(self, *, waiting: bool) -> None:
         self._releasing = True
         at = self.stamp()
-        for timer in self.loop.pending_timers():
-            due = self.timer_dues.get((timer.delay, timer.number), at + timer.delay)
+        for timer, due in self.timers.pending():
             self._add(Entry(e.TimerScheduled(at=at, delay=timer.delay, number=timer.number, due=due)))
-        suspended = tuple(ask.path for ask in self._active if self._is_suspendable(ask))
+        suspended = tuple(ask.path for ask in self._active if self.waits_inside(ask))
         self._add(Entry(e.RunReleased(at=at, waiting=waiting, suspended=suspended), blocks=True))
 
     def broken(self, error: Exception) -> None:
         """The writer could not even try: a defect, or a log that is gone for good."""
-        _log.error("instance %s of workflow %r stops here: %s", self.id, self.workflow.name, error, exc_info=error)
+        _log.error(
+            "instance %s of workflow %r stops here: %s", self.id, self.workflow.name, error, exc_info=error
+        )
         self._leave()
 
     def _halt(self) -> None:
-        for alarm in [*self._alarms.values(), *self._timers.values()]:
-            alarm.cancel()
         self._alarms.clear()
-        self._timers.clear()
+        self.timers.clear()
         for ask in list(self.asks.values()):
             ask.halt()
             if ask.nested and ask.future is not None and not ask.future.done():
@@ -979,32 +938,4 @@ class Execution:
 
     def whereabouts(self) -> str:
         """Where in the user's source the handler stands, for reports."""
-        if self.main is None:
-            return ""
-        frame: Any = None
-        awaited: Any = self.main.get_coro()
-        while awaited is not None:
-            found = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)
-            if found is None:
-                break
-            if found.f_code.co_filename == self.workflow.handler.__code__.co_filename or frame is None:
-                frame = found
-            awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
-        if frame is None:
-            return ""
-        return f" (at {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name})"
-
-
-def _paths_in(error: BaseException | None, depth: int = 0) -> list[str]:
-    """The paths of the steps and waits whose failure an exception is, or came from, or holds."""
-    if error is None or depth > 10:
-        return []
-    found = []
-    path = getattr(error, "step", None) or getattr(error, "wait_path", None)
-    if isinstance(path, str):
-        found.append(path)
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            found.extend(_paths_in(inner, depth + 1))
-    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return found + _paths_in(cause, depth + 1)
+        return ending.whereabouts(self)

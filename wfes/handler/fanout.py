@@ -37,7 +37,9 @@ def keyed(name: str, items: list[Any], key: Callable[[Any], str] | None) -> Item
     for index, item in enumerate(items):
         text = check_name(key(item), f"key of an item of {name!r}")
         if text in seen:
-            raise ValueError(f"items {seen[text]} and {index} of {name!r} have the same key {text!r}; keys must differ")
+            raise ValueError(
+                f"items {seen[text]} and {index} of {name!r} have the same key {text!r}; keys must differ"
+            )
         seen[text] = index
         found.append((text, index, item))
     return found
@@ -51,7 +53,9 @@ def batches(name: str, items: list[Any], batch_size: int) -> Items:
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size of {name!r} must be a whole number of at least 1, not {batch_size!r}")
-    return [(str(first), first, items[first : first + batch_size]) for first in range(0, len(items), batch_size)]
+    return [
+        (str(first), first, items[first : first + batch_size]) for first in range(0, len(items), batch_size)
+    ]
 
 
 class FanOut:
@@ -108,7 +112,9 @@ class FanOut:
             raise self._failure
 
     def _fill(self) -> None:
-        while self._next < len(self._items) and len(self._running) < self._concurrency and self._failure is None:
+        while (
+            self._next < len(self._items) and len(self._running) < self._concurrency and self._failure is None
+        ):
             number = self._next
             self._next += 1
             future = self._scope.execution.open(self._scope, self._ask(*self._items[number]))

@@ -126,7 +126,7 @@ class _OwnerAppend:
         self._outbox = outbox
         self._execution = execution
         self._generation = generation
-        self._seen = execution.seen
+        self._seen = execution.inbox.seen
         self.entries = entries
 
     def run(self, tx: Tx) -> Verdict:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from wfes.core import events as e
 from wfes.handler.attempts import StepAsk
+from wfes.handler.nested import SUCCESSES, Nested
 
 if TYPE_CHECKING:
-    from wfes.handler.asks import Ask
     from wfes.handler.execution import Execution
 
 _KINDS: dict[type[e.Event], str] = {
@@ -33,44 +33,8 @@ _KINDS: dict[type[e.Event], str] = {
     e.ProgressRecorded: "progress",
 }
 _IMMEDIATE = (e.CallRecorded, e.ProgressRecorded)
-_SUCCESSES = (e.StepCompleted, e.SleepEnded, e.ListenEnded, e.RequestEnded, e.ChildEnded, e.WaitEnded, e.CallRecorded)
-_RELEASES = (*_SUCCESSES, e.StepFailed, e.WaitTimedOut, e.ResultReused, e.ProgressRecorded)
+_RELEASES = (*SUCCESSES, e.StepFailed, e.WaitTimedOut)
 _WITHDRAWALS = (e.StepCancelled, e.WaitCancelled)
-
-
-class Nested:
-    """What is recorded about one path inside a step that has not ended.
-
-    Attributes:
-        kind: what was asked for there.
-        end: the event that ended it, or None.
-    """
-
-    __slots__ = ("_events", "cut_offs", "end", "kind", "suspended")
-
-    def __init__(self, kind: str, end: e.Event | None = None) -> None:
-        self.kind = kind
-        self.end = end
-        self.cut_offs = 0
-        self.suspended = False
-        self._events: list[e.Event] = []
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether it has ended, and not by failing."""
-        return isinstance(self.end, (*_SUCCESSES, e.ProgressRecorded)) and not getattr(self.end, "error", None)
-
-    def add(self, event: e.Event) -> None:
-        """Notes one more event about it."""
-        self._events.append(event)
-
-    def apply(self, ask: Ask) -> None:
-        """Puts an ask for this path into the recorded condition."""
-        for event in self._events:
-            ask.adopt(event)
-        if isinstance(ask, StepAsk):
-            ask.cut_offs = self.cut_offs
-            ask.suspended = self.suspended
 
 
 class _Step(Enum):
@@ -100,7 +64,9 @@ class Replay:
                 execution.deadline = event.deadline
                 execution.retries += 1
             elif not event.owner:
-                execution.seen = recorded.originator_version
+                execution.inbox.seen = recorded.originator_version
+            if event.owner:
+                execution.not_before(event.at)
         if void:
             self._leave_out(void, forgotten)
 
@@ -116,11 +82,11 @@ class Replay:
                 continue
             path = getattr(event, "path", None)
             if version in void:
-                if isinstance(event, _SUCCESSES) and getattr(event, "error", None) is None:
-                    execution.pool[event.path] = version
-                    execution.received[version] = event
-                elif isinstance(event, e.ResultReused):
+                if isinstance(event, e.ResultReused):
                     execution.pool[event.path] = event.version
+                elif isinstance(event, SUCCESSES) and getattr(event, "error", None) is None:
+                    execution.pool[event.path] = version
+                    execution.inbox.keep(event, version)
             elif not any(path == other and version < until for other, until in forgotten):
                 kept.append(recorded)
                 if isinstance(event, e.ResultReused):
@@ -167,10 +133,10 @@ class Replay:
             case e.StepAttemptFailed():
                 return self._attempt_failed(event)
             case e.TimerFired():
-                execution.timer_dues.pop((event.delay, event.number), None)
+                execution.timers.dues.pop((event.delay, event.number), None)
                 execution.fire(event.delay, event.number, event.at)
             case e.TimerScheduled():
-                execution.timer_dues[event.delay, event.number] = event.due
+                execution.timers.dues[event.delay, event.number] = event.due
             case e.StateChanged():
                 if execution.state is not None:
                     execution.state.adopt(event.changes)
@@ -195,9 +161,9 @@ class Replay:
         ask = execution.asks.get(event.path)
         if ask is None:
             if self._enclosing(event.path) is not None:
-                nested = execution.nested.get(event.path)
+                nested = execution.nested.recorded.get(event.path)
                 if nested is None or nested.end is not None:
-                    nested = execution.nested[event.path] = Nested(kind)
+                    nested = execution.nested.recorded[event.path] = Nested(kind)
                 nested.add(event)
                 if isinstance(event, _IMMEDIATE):
                     nested.end = event
@@ -218,11 +184,11 @@ class Replay:
         ask = execution.asks.get(event.path)
         if ask is None or not ask.withdrawn:
             if self._enclosing(event.path) is not None:
-                execution.nested.pop(event.path, None)
+                execution.nested.recorded.pop(event.path, None)
                 return _Step.DONE
             return self._missing(f"{event.path!r} was withdrawn")
         execution.fresh.pop(ask, None)
-        del execution.asks[event.path]
+        execution.unregister(ask)
         return _Step.DONE
 
     def _missing(self, what: str) -> _Step | str:
@@ -262,7 +228,7 @@ class Replay:
         execution = self._execution
         ask = execution.asks.get(event.path)
         if ask is None:
-            nested = execution.nested.get(event.path)
+            nested = execution.nested.recorded.get(event.path)
             if nested is not None:
                 nested.end = event
                 self._consume(event)
@@ -282,20 +248,18 @@ class Replay:
 
     def _consume(self, event: e.Event) -> None:
         if isinstance(event, e.ListenEnded):
-            self._execution.inbox.pop(event.received, None)
+            self._execution.inbox.consume(event.received)
 
     def _attempt_failed(self, event: e.StepAttemptFailed) -> _Step | str:
         execution = self._execution
         ask = execution.asks.get(event.path)
         if ask is not None:
             ask.adopt(event)
-        elif (nested := execution.nested.get(event.path)) is not None:
+        elif (nested := execution.nested.recorded.get(event.path)) is not None:
             nested.add(event)
         else:
             return self._missing(f"step {event.path!r} was attempted")
-        prefix = event.path + "/"
-        for path in [p for p, n in execution.nested.items() if p.startswith(prefix) and not n.succeeded]:
-            del execution.nested[path]
+        execution.nested.forget_failures(event.path)
         return _Step.DONE
 
     # -------------------------------------------------------------------------------------------- ownership
@@ -303,8 +267,14 @@ class Replay:
     def _claimed(self) -> None:
         """Whoever owned it is gone: started steps that were not suspended have been cut off."""
         execution = self._execution
-        steps: list[Any] = [ask for ask in execution.asks.values() if isinstance(ask, StepAsk) and ask.recorded]
-        steps += [nested for nested in execution.nested.values() if nested.kind == "step" and nested.end is None]
+        steps: list[Any] = [
+            ask for ask in execution.asks.values() if isinstance(ask, StepAsk) and ask.recorded
+        ]
+        steps += [
+            nested
+            for nested in execution.nested.recorded.values()
+            if nested.kind == "step" and nested.end is None
+        ]
         for step in steps:
             if not step.suspended:
                 step.cut_offs += 1
@@ -314,7 +284,7 @@ class Replay:
         for ask in execution.asks.values():
             if isinstance(ask, StepAsk):
                 ask.suspended = ask.path in event.suspended
-        for path, nested in execution.nested.items():
+        for path, nested in execution.nested.recorded.items():
             nested.suspended = path in event.suspended
 
     def _retried(self) -> None:

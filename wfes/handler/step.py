@@ -522,7 +522,16 @@ class Step:
         """
         found = list(items)
         fan = self._fan_out(
-            name, keyed(name, found, key), fn, concurrency, max_attempts, retry, timeout, on_error, returns, thread
+            name,
+            keyed(name, found, key),
+            fn,
+            concurrency,
+            max_attempts,
+            retry,
+            timeout,
+            on_error,
+            returns,
+            thread,
         )
         return Call(self._number(), fan.results)
 
@@ -544,7 +553,16 @@ class Step:
         """As ``map``, with the results not kept."""
         found = list(items)
         fan = self._fan_out(
-            name, keyed(name, found, key), fn, concurrency, max_attempts, retry, timeout, on_error, returns, thread
+            name,
+            keyed(name, found, key),
+            fn,
+            concurrency,
+            max_attempts,
+            retry,
+            timeout,
+            on_error,
+            returns,
+            thread,
         )
         fan.keep = False
         return Call(self._number(), fan.nothing)
@@ -588,7 +606,9 @@ class Step:
         if not callable(fn):
             raise TypeError(f"step {name!r} takes a function of one item, not {fn!r}")
         if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
-            raise ValueError(f"concurrency of {name!r} must be a whole number of at least 1, not {concurrency!r}")
+            raise ValueError(
+                f"concurrency of {name!r} must be a whole number of at least 1, not {concurrency!r}"
+            )
         if on_error not in ("raise", "collect"):
             raise ValueError(f'on_error of {name!r} must be "raise" or "collect", not {on_error!r}')
         scope = self._scope()

@@ -1,0 +1,63 @@
+"""What came to an instance from outside: noted in order, consumed by owner events only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wfes.core import events as e
+
+
+class Inbox:
+    """The events from outside that an execution knows of.
+
+    Attributes:
+        seen: version of the newest one.
+        answers: paths of answered requests, to the version of the answer.
+        ends: paths of waits whose target has ended, to the version that says so.
+    """
+
+    __slots__ = ("_events", "_unconsumed", "answers", "ends", "seen")
+
+    def __init__(self) -> None:
+        self.seen = 0
+        self.answers: dict[str, int] = {}
+        self.ends: dict[str, int] = {}
+        self._events: dict[int, e.Event] = {}
+        self._unconsumed: dict[int, str] = {}
+
+    def note(self, event: e.Event, version: int) -> None:
+        """Takes in one event from outside."""
+        if version > self.seen:
+            self.seen = version
+        match event:
+            case e.EventReceived():
+                self._events[version] = event
+                self._unconsumed[version] = event.event
+            case e.DataProvided():
+                self._events[version] = event
+                self.answers[event.path] = version
+            case e.TargetEnded():
+                self._events[version] = event
+                self.ends[event.path] = version
+            case _:
+                """Nothing that is asked for by version."""
+
+    def keep(self, event: e.Event, version: int) -> None:
+        """Keeps an event of a void part of the history, whose outcome may be used again."""
+        self._events[version] = event
+
+    def take(self, name: str) -> int | None:
+        """Consumes the oldest unconsumed event of this name; its version."""
+        for version, other in self._unconsumed.items():
+            if other == name:
+                del self._unconsumed[version]
+                return version
+        return None
+
+    def consume(self, version: int) -> None:
+        """Notes that the history says this event was consumed."""
+        self._unconsumed.pop(version, None)
+
+    def at(self, version: int) -> Any:
+        """The event at this version."""
+        return self._events[version]

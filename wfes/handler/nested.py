@@ -1,0 +1,112 @@
+"""Paths inside steps: what a step's function asked for, and what of that outlives the function's run.
+
+A step's function is run again after a crash, after a long inner wait and for each new attempt; what its inner paths
+have recorded is given back to it by path. The order of its inner steps is not replayed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wfes.core import events as e
+
+if TYPE_CHECKING:
+    from wfes.handler.asks import Ask
+
+SUCCESSES = (
+    e.StepCompleted,
+    e.SleepEnded,
+    e.ListenEnded,
+    e.RequestEnded,
+    e.ChildEnded,
+    e.WaitEnded,
+    e.CallRecorded,
+    e.ProgressRecorded,
+    e.ResultReused,
+)
+
+
+class Nested:
+    """What is recorded about one path inside a step that has not ended.
+
+    Attributes:
+        kind: what was asked for there.
+        end: the event that ended it, or None.
+        cut_offs: how often in a row a step there was cut off.
+        suspended: whether a step there was left while it waited.
+    """
+
+    __slots__ = ("_events", "cut_offs", "end", "kind", "suspended")
+
+    def __init__(self, kind: str, end: e.Event | None = None) -> None:
+        self.kind = kind
+        self.end = end
+        self.cut_offs = 0
+        self.suspended = False
+        self._events: list[e.Event] = []
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it has ended, and not by failing."""
+        return isinstance(self.end, SUCCESSES) and getattr(self.end, "error", None) is None
+
+    def add(self, event: e.Event) -> None:
+        """Notes one more event about it."""
+        self._events.append(event)
+
+    def apply(self, ask: Ask) -> None:
+        """Puts an ask for this path into the recorded condition."""
+        for event in self._events:
+            ask.adopt(event)
+        if ask.kind == "step":
+            ask.cut_offs = self.cut_offs  # type: ignore[attr-defined]
+            ask.suspended = self.suspended  # type: ignore[attr-defined]
+
+
+class NestedPaths:
+    """All paths inside the open steps of one execution.
+
+    Attributes:
+        recorded: what is recorded of paths that nobody awaits at the moment, or that have ended.
+        open: the asks of running step functions.
+    """
+
+    __slots__ = ("open", "recorded")
+
+    def __init__(self) -> None:
+        self.recorded: dict[str, Nested] = {}
+        self.open: dict[str, Ask] = {}
+
+    def waits_inside(self, path: str) -> bool:
+        """Whether the function of the step at ``path`` is at an inner wait."""
+        if not self.open:
+            return False
+        prefix = path + "/"
+        return any(
+            ask.waits or ask.due() is not None for inner, ask in self.open.items() if inner.startswith(prefix)
+        )
+
+    def close(self, path: str) -> None:
+        """Withdraws what the function of a step still waits for: the function is over."""
+        if not self.open:
+            return
+        prefix = path + "/"
+        for ask in [ask for inner, ask in self.open.items() if inner.startswith(prefix)]:
+            if ask.future is not None and not ask.future.done():
+                ask.future.cancel()
+
+    def forget_failures(self, path: str) -> None:
+        """A new attempt retries what failed inside, never what completed."""
+        if not self.recorded:
+            return
+        prefix = path + "/"
+        for inner in [p for p, n in self.recorded.items() if p.startswith(prefix) and not n.succeeded]:
+            del self.recorded[inner]
+
+    def drop(self, path: str) -> None:
+        """The step has ended: nobody asks for its inner paths again."""
+        if not self.recorded:
+            return
+        prefix = path + "/"
+        for inner in [p for p in self.recorded if p.startswith(prefix)]:
+            del self.recorded[inner]
