@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 
@@ -24,7 +24,7 @@ from wfes.handler import scope as scopes
 from wfes.names import Event
 from wfes.runtime.commands import Answer, Ask, GetOrCreate, Publish, RetryInstance, Start
 from wfes.runtime.values import Sealed, Values
-from wfes.validation import checked_name, explained, fitted, shown
+from wfes.validation import checked_name, explained, fitted, is_a, shown
 from wfes.views import DataRequest, micros_of
 
 TEXT_CHARS_MAX = 200
@@ -132,8 +132,8 @@ class Calls:
         Raises:
             TypeError: It is neither a workflow nor a name.
         """
-        if isinstance(workflow, Workflow):
-            return workflow
+        if is_a(workflow, Workflow):
+            return cast("Workflow[Any, Any]", workflow)
         if isinstance(workflow, str):
             return self._workflows.get(workflow)
         hint = "; decorate it with @workflow" if callable(workflow) else ""
@@ -301,8 +301,8 @@ class Calls:
         )
 
     def _sealed_payload(self, event: object, payload: Any) -> tuple[str, Sealed]:
-        if isinstance(event, Event):
-            typed: Event[Any] = event
+        if is_a(event, Event):
+            typed = cast("Event[Any]", event)
             fitting = typed.validate(payload)
             return typed.name, self._values.seal(fitting, f"payload of event {typed.name!r}", typed.type)
         name = checked_name(event, "event")
@@ -326,10 +326,10 @@ def checked_statuses(statuses: object) -> frozenset[Status]:
         ValueError: There is no such status.
     """
     if isinstance(statuses, str):
-        statuses = (statuses,)
-    if not isinstance(statuses, Iterable):
+        return frozenset((_status(statuses),))
+    if not is_a(statuses, Iterable):
         raise TypeError(f"statuses is {shown(statuses)}; it must be a Status or several")
-    several: Iterable[Any] = statuses
+    several = cast("Iterable[Any]", statuses)
     return frozenset(_status(status) for status in several)
 
 

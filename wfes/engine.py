@@ -40,7 +40,7 @@ from wfes.runtime.commands import Command, GetOrCreate, Start, described
 from wfes.runtime.values import MAX_PAYLOAD, Values
 from wfes.runtime.worker import GRACE_SECONDS
 from wfes.stream import checked_position, checked_topics, recorded_events
-from wfes.validation import shown
+from wfes.validation import is_a, shown
 from wfes.views import DataRequest, InstanceRow, Page, RecordedEvent
 
 In = TypeVar("In")
@@ -563,8 +563,8 @@ class Engine:
         return Instance(self, fold(execution.id, [started]))
 
     def _meet(self, workflow: object) -> None:
-        if isinstance(workflow, Workflow):
-            definition: Workflow[Any, Any] = workflow
+        if is_a(workflow, Workflow):
+            definition = cast("Workflow[Any, Any]", workflow)
             if definition.name not in self._workflows:
                 self._met[definition.name] = definition
 

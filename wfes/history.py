@@ -184,7 +184,7 @@ class Viewer:
         if value is None:
             return None
         if name in _MOMENTS:
-            return moment(value) if value or name != "not_before" else None
+            return None if name == "not_before" and not value else moment(int(value))
         if name == "delay":
             return timedelta(microseconds=value)
         if isinstance(event, e.CallRecorded):

@@ -11,7 +11,7 @@ import hashlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -20,7 +20,7 @@ from wfes.core.state import Status
 from wfes.definition import Workflow
 from wfes.instance import Instance
 from wfes.log.port import Log, Row
-from wfes.validation import shown
+from wfes.validation import is_a, shown
 from wfes.views import DataRequest, InstanceRow, Page, micros_of, moment
 
 LIMIT_MAX = 1_000
@@ -189,7 +189,6 @@ def name_of(workflow: object) -> str | None:
     """
     if workflow is None or isinstance(workflow, str):
         return workflow
-    if isinstance(workflow, Workflow):
-        definition: Workflow[Any, Any] = workflow
-        return definition.name
+    if is_a(workflow, Workflow):
+        return cast("Workflow[Any, Any]", workflow).name
     raise TypeError(f"workflow is {shown(workflow)}; it must be a Workflow or a workflow's name")
