@@ -267,7 +267,17 @@ def test_a_description_tells_the_snapshot() -> None:
         tree = await perform(start)
         assert start.state is not None
         again = described(tree, [1])
-        for name in ("id", "workflow", "input", "key", "tags", "conversation", "parent", "status", "created_at"):
+        for name in (
+            "id",
+            "workflow",
+            "input",
+            "key",
+            "tags",
+            "conversation",
+            "parent",
+            "status",
+            "created_at",
+        ):
             assert getattr(again, name) == getattr(start.state, name)
         assert described(description(start.state, new=False)).input == [1]
 
