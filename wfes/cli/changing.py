@@ -81,7 +81,10 @@ def provide(place: Place, id: str, request: str, data: str | None, as_json: bool
 @json_option
 @click.pass_obj
 def send(place: Place, id: str, event: str, payload: Any, event_id: str | None, as_json: bool) -> None:
-    """Send an event to the instance ID, which keeps it until it listens."""
+    """Send an event to an instance.
+
+    The instance keeps it until it listens for it. JSON is the payload; @FILE reads it, - takes standard input.
+    """
     instance = perform(_changed(place, id, lambda it: it.send(event, payload, id=event_id)))
     _report(instance, f"sent {event!r}", as_json, event=event)
 
@@ -98,7 +101,10 @@ def send(place: Place, id: str, event: str, payload: Any, event_id: str | None, 
 def publish(
     place: Place, event: str, payload: Any, event_id: str | None, key: str | None, as_json: bool
 ) -> None:
-    """Publish an event: to every instance that listens for it, and to the workflows it starts."""
+    """Publish an event to whoever it concerns.
+
+    Every instance that listens for it gets it, and every workflow that names it in `on=` is started with it.
+    """
 
     async def tell() -> None:
         async with opened(place) as engine:
@@ -118,7 +124,10 @@ def publish(
 @json_option
 @click.pass_obj
 def cancel(place: Place, id: str, reason: str | None, as_json: bool) -> None:
-    """Cancel the instance ID: it is interrupted, may clean up, and ends as cancelled."""
+    """Cancel an instance.
+
+    It is interrupted, may clean up, and ends as cancelled.
+    """
     instance = perform(_changed(place, id, lambda it: it.cancel(reason)))
     _report(instance, "cancellation asked for", as_json)
 
@@ -129,7 +138,7 @@ def cancel(place: Place, id: str, reason: str | None, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def pause(place: Place, id: str, reason: str | None, as_json: bool) -> None:
-    """Hold the instance ID: it starts no new step until it is resumed."""
+    """Hold an instance: it starts no new step."""
     instance = perform(_changed(place, id, lambda it: it.pause(reason)))
     _report(instance, "held", as_json)
 
@@ -139,7 +148,7 @@ def pause(place: Place, id: str, reason: str | None, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def resume(place: Place, id: str, as_json: bool) -> None:
-    """Let the paused instance ID go on."""
+    """Let a paused instance go on."""
     instance = perform(_changed(place, id, lambda it: it.resume()))
     _report(instance, "released", as_json)
 
@@ -149,7 +158,10 @@ def resume(place: Place, id: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def retry(place: Place, id: str, as_json: bool) -> None:
-    """Let the failed or timed-out instance ID go on from the step that failed it."""
+    """Let a failed or timed-out instance go on.
+
+    The step that failed it gets fresh attempts; what is recorded before it is not done again.
+    """
     instance = perform(_changed(place, id, lambda it: it.retry()))
     _report(instance, "tried again", as_json)
 
@@ -161,7 +173,10 @@ def retry(place: Place, id: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def set_timeout(place: Place, id: str, in_: int | None, at: datetime | None, as_json: bool) -> None:
-    """Say when the instance ID times out, whatever was said before."""
+    """Say when an instance times out.
+
+    It does so then, not earlier, whatever was said before.
+    """
     if (in_ is None) == (at is None):
         raise click.UsageError("give exactly one of --in DURATION and --at MOMENT")
     span = None if in_ is None else timedelta(microseconds=in_)

@@ -40,7 +40,7 @@ class Crew:
         line: list[Part] = [("✗ ", "bad"), f"worker process {first.pid} killed itself with SIGKILL, halfway"]
         self._say(*line)
         second = await self._hired()
-        self._say(("→ ", "wait"), f"worker process {second.pid} carries on")
+        self._say(("→ ", "wait"), f"a new worker process, {second.pid}, is started")
         problem = await second.communicate()
         raise _ended_wrongly(second, problem[1])
 

@@ -54,7 +54,7 @@ NAMES_WIDTH = 96
 @json_option
 @click.pass_context
 def demo(ctx: click.Context, yes: bool, crash: bool, url: str | None, folder: Path, as_json: bool) -> None:
-    """Take stock of this machine's Python standard library, and write a report.
+    """Make an inventory of Python's standard library.
 
     A workflow finds the modules, parses each one in a step of its own, asks for approval and lets a child workflow
     write the report. With --crash its worker is killed halfway, and the log tells what ran once and what twice.
@@ -238,7 +238,7 @@ async def _line_typed() -> str:
 
 def _print_told(out: Screen, place: Place, told: _Told) -> None:
     instance = told.instance
-    print_timeline(out, Timeline(told.events))
+    print_timeline(out, Timeline(told.events), inner_max=0)
     if told.crash is not None:
         out.line()
         for line in told.crash.lines(NAMES_WIDTH):

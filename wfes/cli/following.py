@@ -24,7 +24,7 @@ LINES_DEFAULT = 20
 @json_option
 @click.pass_obj
 def history(place: Place, id: str, after: int, upto: int | None, as_json: bool) -> None:
-    """Print every event of the instance ID, in order."""
+    """Print every event of an instance, in order."""
 
     async def read() -> list[RecordedEvent]:
         async with opened(place) as engine:
@@ -64,7 +64,10 @@ def history(place: Place, id: str, after: int, upto: int | None, as_json: bool) 
 @json_option
 @click.pass_obj
 def tail(place: Place, follow: bool, after: int | None, lines: int, as_json: bool) -> None:
-    """Print the log's newest events, of all instances; with --json one document a line."""
+    """Print the log's newest events, of all instances.
+
+    With --json each event is one line.
+    """
     with suppress(KeyboardInterrupt):
         perform(_tail(place, follow, after, lines, printer(screen(), as_json)))
 

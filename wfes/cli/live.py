@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from wfes.cli.screen import Part, Screen
 from wfes.cli.timeline import ENDS, LoggedEvent, Row, Timeline
-from wfes.cli.values import clipped, error_text, short, span
+from wfes.cli.values import clipped, counted, error_text, gist, span
 
 Line = list[Part]
 
@@ -132,9 +132,10 @@ class Watch:
     def _group_line(self, followed: _Followed, row: Row) -> Line:
         done = sum(item.status == "completed" for item in row.inner)
         under = sum(len(item.inner) for item in row.inner)
-        words = f"{done} of {len(row.inner)} items" if done < len(row.inner) else f"{done} items"
+        items = counted(len(row.inner), "item")
+        words = f"{done} of {items}" if done < len(row.inner) else items
         if under:
-            words += f", {under} inner steps"
+            words += f", {counted(under, 'inner step')}"
         mark = MARKS.get(row.status, ("- ", "dim"))
         return [*_indent(followed), mark, (row.path, "strong"), f"  {words}", *_took(row)]
 
@@ -188,7 +189,7 @@ def _ended(row: Row) -> Line:
     mark = MARKS.get(row.status, ("- ", "dim"))
     line: Line = [mark, (row.path, "strong"), *_took(row)]
     if row.inner:
-        line.append((f"  {len(row.inner)} inner steps", "dim"))
+        line.append((f"  {counted(len(row.inner), 'inner step')}", "dim"))
     if row.status == "failed" and row.note:
         line.append((f"  {clipped(row.note, 160)}", "bad"))
     elif row.status == "timed_out":
@@ -196,7 +197,7 @@ def _ended(row: Row) -> Line:
     elif row.kind in ("request", "child") and row.note:
         line.append((f"  {clipped(row.note, 100)}", "dim"))
     elif row.value is not None:
-        line.append((f"  → {short(row.value, VALUE_CHARS)}", "dim"))
+        line.append((f"  → {gist(row.value, VALUE_CHARS)}", "dim"))
     return line
 
 
@@ -226,18 +227,7 @@ class LiveView:
         self._live: Any = None
 
     def __enter__(self) -> Self:
-        if self.out.console is not None:
-            from rich.live import Live
-
-            self._live = Live(
-                get_renderable=self._moving,
-                console=self.out.console,
-                refresh_per_second=REFRESHES_PER_SECOND,
-                transient=True,
-                redirect_stdout=False,
-                redirect_stderr=False,
-            )
-            self._live.start()
+        self.move()
         return self
 
     def __exit__(
@@ -249,21 +239,33 @@ class LiveView:
         """Takes what moves off the terminal, so that something can be asked there; `move` puts it back."""
         if self._live is not None:
             self._live.stop()
+            self._live = None
 
     def move(self) -> None:
-        """Puts what moves back on the terminal."""
-        if self._live is not None:
-            self._live.start()
+        """Puts what moves on the terminal."""
+        if self.out.console is None or self._live is not None:
+            return
+        from rich.live import Live
+
+        # A new one each time: one that was stopped would wipe out what was printed since.
+        self._live = Live(
+            get_renderable=self._moving,
+            console=self.out.console,
+            refresh_per_second=REFRESHES_PER_SECOND,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._live.start()
 
     def feed(self, event: LoggedEvent, instance: str) -> None:
         """Shows an event."""
         for line in self.watch.feed(event, instance):
             style = line[-1][1] if isinstance(line[-1], tuple) else ""
-            if style == "milestone" and self._live is not None:
+            if style == "milestone" and self.out.console is not None:
                 continue  # the bar shows it
             self.out.line(*line)
-        if self._live is None:
-            self.out.stream.flush()
+        self.out.stream.flush()
 
     def _moving(self) -> Any:
         from rich.console import Group

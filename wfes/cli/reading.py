@@ -10,13 +10,13 @@ from wfes.cli.app import Place, json_option, opened, perform
 from wfes.cli.finding import all_requests, find_instance
 from wfes.cli.screen import Part, Screen, screen, status_part
 from wfes.cli.timeline import Row, Timeline
-from wfes.cli.values import clipped, clock, error_text, json_text, short, span
+from wfes.cli.values import clipped, clock, error_text, gist, json_text, short, span
 from wfes.core.state import Status
 from wfes.instance import Instance
 from wfes.views import DataRequest, InstanceRow, Page, RecordedEvent
 
 BAR_CHARS = 24
-INNER_SHOWN_MAX = 12
+INNER_SHOWN_MAX = 8
 NOTE_CHARS = 70
 
 
@@ -128,7 +128,11 @@ def requests(place: Place, workflow: str | None, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def show(place: Place, id: str, everything: bool, as_json: bool) -> None:
-    """Show the instance ID: its status, what it waits for, its steps, its output or error."""
+    """Show an instance: status, waits, steps, output.
+
+    The steps stand with when each was and how long it took. Of many inner ones only those are shown that are not
+    over, failed or were started more than once; --all shows every one.
+    """
 
     async def read() -> tuple[Instance[Any], list[RecordedEvent]]:
         async with opened(place) as engine:
@@ -214,8 +218,17 @@ def _print_end(out: Screen, instance: Instance[Any]) -> None:
         out.line("output  ", json_text(instance.output))
 
 
-def print_timeline(out: Screen, timeline: Timeline, *, everything: bool = False) -> None:
-    """Prints an instance's rows with their durations, and when each was, as bars over the whole time."""
+def print_timeline(
+    out: Screen, timeline: Timeline, *, everything: bool = False, inner_max: int = INNER_SHOWN_MAX
+) -> None:
+    """Prints an instance's rows with their durations, and when each was, as bars over the whole time.
+
+    Args:
+        out: Where to.
+        timeline: What.
+        everything: Every inner row.
+        inner_max: Otherwise, so many under one row at most.
+    """
     if not timeline.top or timeline.began is None:
         return
     last = [row.ended or row.started for row in timeline.top]
@@ -245,9 +258,9 @@ def print_timeline(out: Screen, timeline: Timeline, *, everything: bool = False)
                 (clipped(_remark(row), NOTE_CHARS), "dim"),
             ]
         )
-        inner = row.inner if everything else row.inner[:INNER_SHOWN_MAX]
-        if not everything and len(row.inner) > 2 * INNER_SHOWN_MAX:
-            inner = _telling(row.inner)
+        inner = row.inner
+        if not everything and len(inner) > inner_max:
+            inner = _telling(row.inner)[:inner_max]
         for child in inner:
             add(child, depth + 1)
         hidden = len(row.inner) - len(inner)
@@ -261,8 +274,8 @@ def print_timeline(out: Screen, timeline: Timeline, *, everything: bool = False)
 
 
 def _telling(rows: list[Row]) -> list[Row]:
-    """Of many rows, those that are not over or did not simply complete, at most a few."""
-    return [row for row in rows if row.status != "completed" or row.starts > 1][:INNER_SHOWN_MAX]
+    """Of many rows, those that are not over or did not simply complete."""
+    return [row for row in rows if row.status != "completed" or row.starts > 1]
 
 
 def _remark(row: Row) -> str:
@@ -277,5 +290,5 @@ def _remark(row: Row) -> str:
     if row.note:
         parts.append(row.note)
     elif row.kind == "step" and row.status == "completed" and row.value is not None:
-        parts.append(f"→ {short(row.value, 50)}")
+        parts.append(f"→ {gist(row.value, 50)}")
     return ", ".join(parts)

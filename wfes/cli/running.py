@@ -46,7 +46,7 @@ def run(
     tags: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Run a workflow here, show what it does, print its output.
+    """Run a workflow, show what it does, print its output.
 
     The output goes to standard output, everything else to standard error. Exit code 1 if it does not complete.
     Ctrl-C stops cleanly; the instance stays in the log and says how to go on. With --json each event is one line,
@@ -224,7 +224,7 @@ def stop_on_sigterm() -> Generator[None]:
 @json_option
 @click.pass_obj
 def worker(place: Place, modules: tuple[str, ...], as_json: bool) -> None:
-    """Run the workflows of these modules until Ctrl-C or SIGTERM.
+    """Run the workflows of modules until Ctrl-C or SIGTERM.
 
     MODULE is a module in the current folder or on the import path; MODULE:WORKFLOW runs one of it only.
     """

@@ -144,6 +144,18 @@ def short(value: Any, chars_max: int = 60) -> str:
     return clipped(json_text(value), chars_max)
 
 
+def gist(value: Any, chars_max: int = 60) -> str:
+    """The value as JSON where that is short; of a long list, how many items it has."""
+    if is_a(value, list) and len(json_text(value)) > chars_max:
+        return counted(len(value), "item")
+    return short(value, chars_max)
+
+
+def counted(number: int, what: str) -> str:
+    """`1 step`, `2,000 steps`."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def clipped(text: str, chars_max: int) -> str:
     """A text in one line of at most `chars_max` characters."""
     line = " ".join(text.split())

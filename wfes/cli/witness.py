@@ -13,7 +13,7 @@ from typing import Any
 
 from wfes.cli.screen import Part
 from wfes.cli.timeline import LoggedEvent
-from wfes.cli.values import span
+from wfes.cli.values import counted, span
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +54,17 @@ class Account:
             [("What the log says about the crash", "strong")],
             [f"  worker {first} was killed; worker {last} took over {span(max(self.gap_seconds, 0))} later"],
             [
-                f"  {self.reused} results were recorded before the kill and ",
+                f"  {counted(self.reused, 'result')} stood in the log before that and were ",
                 ("reused", "good"),
-                ", not computed again",
+                ", none of them computed again",
             ],
         ]
         inner = [path for path in self.once if path.count("/") > 1]
         outer = [path for path in self.once if path.count("/") <= 1]
-        more = f", {len(inner)} of them inner steps of packages" if inner else ""
-        lines.append([("  ran once", "good"), f": {len(self.once)} steps{more}"])
+        more = f", {len(inner)} of them inner steps of packages; the others:" if inner else ""
+        lines.append([("  ran once", "good"), f": {counted(len(self.once), 'step')}{more}"])
         lines += _wrapped([path.rpartition("/")[2] for path in outer], width)
-        lines.append([("  ran twice", "wait"), f": {len(self.again)} steps, which were running at the kill"])
+        lines.append([("  ran twice", "wait"), f": {counted(len(self.again), 'step')} that ran at the kill"])
         lines += _wrapped(
             [path if count == 2 else f"{path} ({count} times)" for path, count in self.again.items()], width
         )

@@ -56,7 +56,7 @@ def test_a_map_is_one_line_once_it_is_over(event: Make) -> None:
 def test_a_group_that_never_finished_is_told_at_the_end(event: Make) -> None:
     watch = Watch("i-1")
     lines = said(watch, [event("StepStarted", path="price/0"), event("WorkflowCancelled", reason=None)])
-    assert lines == ["- price  0 of 1 items"]
+    assert lines == ["- price  0 of 1 item"]
     assert watch.over
 
 

@@ -32,7 +32,7 @@ def test_what_ran_once_and_what_twice(event: Make) -> None:
     assert told.repeated == []
     assert told.gap_seconds == 1.0
     text = "\n".join("".join(p if isinstance(p, str) else p[0] for p in line) for line in told.lines(80))
-    assert "1 results were recorded before the kill" in text
-    assert "ran once: 1 steps" in text
-    assert "ran twice: 1 steps" in text
+    assert "1 result stood in the log before that" in text
+    assert "ran once: 1 step" in text
+    assert "ran twice: 1 step" in text
     assert told.to_json()["results_reused"] == 1
