@@ -23,7 +23,8 @@ async def months(count: int, step: Step) -> list[str]:
 
 @workflow(requests={"approval": bool})
 async def approve(step: Step) -> bool:
-    return await step.request("approval", "Go on?", timeout="7d")
+    approved: bool = await step.request("approval", "Go on?", timeout="7d")
+    return approved
 
 
 def test_a_clock_starts_where_it_is_told_and_moves_by_hand() -> None:

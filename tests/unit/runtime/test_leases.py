@@ -104,11 +104,19 @@ def test_released_locks_leave_nothing_behind(tmp_path: Path) -> None:
     assert first.in_place
     first.release()
     first.release()
-    assert not first.in_place
     assert lock_is_free(first.path) is None
     assert lock_is_free(second.path) is False
     second.release()
     assert not directory.exists()
+
+
+def test_a_deleted_lock_file_is_noticed(tmp_path: Path) -> None:
+    lock = WorkerLock(tmp_path, "w-1")
+    lock.path.unlink()
+    assert not lock.in_place
+    lock.path.write_text("")
+    assert not lock.in_place, "another file of that name is not this lock"
+    lock.release()
 
 
 def test_an_id_is_used_once(tmp_path: Path) -> None:

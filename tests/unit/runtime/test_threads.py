@@ -42,7 +42,12 @@ def test_no_more_threads_than_allowed_and_none_that_is_not_needed() -> None:
 def test_nothing_is_taken_after_the_end() -> None:
     threads = StepThreads(max_threads=1)
     started, gate = threading.Event(), threading.Event()
-    running = threads.submit(lambda: started.set() or gate.wait(5))
+
+    def work() -> bool:
+        started.set()
+        return gate.wait(5)
+
+    running = threads.submit(work)
     assert started.wait(5)
     waiting = threads.submit(lambda: 1)
     threads.shutdown(cancel_futures=True)

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import CodeType
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -137,7 +137,7 @@ class Rig:
             engine=None,
             workflows={"job": job},
             max_running=max_running,
-            execution=fake,
+            execution=cast(Any, fake),
         )
         self.writer.start(self.loop)
 
@@ -156,7 +156,7 @@ class Rig:
         return next(fake for fake in reversed(self.made) if fake.id == id)
 
     def owners(self) -> dict[str, str | None]:
-        return dict(self.log.read("SELECT id, worker FROM wfes_work"))  # type: ignore[arg-type]
+        return {str(id): worker for id, worker in self.log.read("SELECT id, worker FROM wfes_work")}
 
 
 @asynccontextmanager
@@ -471,8 +471,12 @@ def test_a_blocked_loop_is_noticed_once_and_named(
 
 def test_the_culprit_is_the_innermost_code_of_the_users_own() -> None:
     def blocks() -> str:
-        re.sub("x", lambda _: named.append(culprit(sys._getframe(), {})) or "y", "x")
+        re.sub("x", inner, "x")
         return named[0]
+
+    def inner(_: re.Match[str]) -> str:
+        named.append(culprit(sys._getframe(), {}))
+        return ""
 
     named: list[str] = []
     assert "blocks" in blocks()

@@ -1,0 +1,209 @@
+"""Real processes on one SQLite file: who dies, who stops, and who goes on with their instances."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from wfes import Engine, Status, Step, workflow
+from wfes.log.open import open_log
+
+CREW = """
+import asyncio, sys
+from pathlib import Path
+from wfes import Engine
+sys.path.insert(0, sys.argv[2])
+import crew
+
+async def main():
+    async with Engine(sys.argv[1], workflows=[crew.stuck, crew.quick]) as engine:
+        print("open", flush=True)
+        await engine.run_forever()
+
+asyncio.run(main())
+"""
+
+WORKFLOWS = '''
+import asyncio
+from pathlib import Path
+from wfes import Step, workflow
+
+async def work(gate: str) -> str:
+    """Runs until the gate's file is there."""
+    while not Path(gate).exists():
+        await asyncio.sleep(0.005)
+    return "through"
+
+@workflow
+async def stuck(gate: str, step: Step) -> str:
+    await step("first", lambda: "done")
+    return await step("work", work, gate)
+
+@workflow
+async def quick(n: int, step: Step) -> int:
+    await step.sleep("nap", "100ms")
+    return await step("double", lambda: 2 * n)
+'''
+
+
+@workflow
+async def stuck(gate: str, step: Step) -> str:
+    """As the crew's; its instances are started here and run there."""
+    raise NotImplementedError
+
+
+@workflow
+async def quick(n: int, step: Step) -> int:
+    """As the crew's."""
+    raise NotImplementedError
+
+
+class Place:
+    """A log and the processes that work on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.url = f"sqlite:///{folder / 'log.db'}"
+        self.gate = folder / "gate"
+        (folder / "crew.py").write_text(WORKFLOWS)
+
+    @contextmanager
+    def process(self) -> Generator[subprocess.Popen[str]]:
+        """A process with a worker, open."""
+        command = [sys.executable, "-c", CREW, self.url, str(self.folder)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stdout is not None
+                assert process.stdout.readline() == "open\n"
+                yield process
+            finally:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+
+    def engine(self) -> Engine:
+        """An engine that starts and looks, and runs nothing."""
+        return Engine(self.url, workflows=[stuck, quick], worker=False)
+
+    def events(self, id: str, type: str) -> list[str]:
+        """The workers or paths of an instance's events of a type, straight from the log."""
+        log = open_log(self.url)
+        log.open(())
+        try:
+            return [str(x.topic) for x in log.select_events(id) if x.topic == type]
+        finally:
+            log.close()
+
+    def workers(self) -> list[tuple[str, int]]:
+        log = open_log(self.url)
+        log.open(())
+        try:
+            return [(str(id), int(pid)) for id, pid in log.read("SELECT id, pid FROM wfes_workers")]
+        finally:
+            log.close()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 15) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, "it never came true"
+        await asyncio.sleep(0.01)
+
+
+def test_a_killed_workers_instances_go_on_in_a_running_one(place: Place) -> None:
+    async def main() -> None:
+        async with place.engine():
+            with place.process() as first:
+                run = await stuck.start(str(place.gate))
+                await until(lambda: len(place.events(run.id, "StepStarted")) == 2)
+                with place.process():
+                    first.kill()
+                    killed = time.monotonic()
+                    await until(lambda: len(place.events(run.id, "RunClaimed")) == 2)
+                    assert time.monotonic() - killed < 5
+                    place.gate.touch()
+                    assert await run.result(15) == "through"
+                    await until(lambda: len(place.workers()) == 1)
+            assert len(place.events(run.id, "StepStarted")) == 3
+            assert len(place.events(run.id, "StepCompleted")) == 2
+
+    asyncio.run(main())
+
+
+def test_a_restarted_process_goes_on_at_once(place: Place) -> None:
+    async def main() -> None:
+        async with place.engine():
+            with place.process() as first:
+                run = await stuck.start(str(place.gate))
+                await until(lambda: len(place.events(run.id, "StepStarted")) == 2)
+                first.kill()
+                first.wait()
+            with place.process():
+                opened = time.monotonic()
+                await until(lambda: len(place.events(run.id, "RunClaimed")) == 2)
+                assert time.monotonic() - opened < 0.9, "no lease and no second look had to be waited for"
+                place.gate.touch()
+                assert await run.result(15) == "through"
+
+    asyncio.run(main())
+
+
+def test_a_cleanly_stopped_workers_instances_go_on_elsewhere(place: Place) -> None:
+    async def main() -> None:
+        async with place.engine():
+            with place.process() as first:
+                runs = [await quick.start(n) for n in range(20)]
+                run = await stuck.start(str(place.gate))
+                await until(lambda: len(place.events(run.id, "StepStarted")) == 2)
+                with place.process():
+                    first.send_signal(signal.SIGTERM)
+                    place.gate.touch()
+                    assert await run.result(15) == "through"
+                    assert [await x.result(15) for x in runs] == [2 * n for n in range(20)]
+                    assert first.wait(15) == 0
+                    await until(lambda: len(place.workers()) == 1)
+
+    asyncio.run(main())
+
+
+def test_a_stopped_process_is_not_dead(place: Place) -> None:
+    async def main() -> None:
+        async with place.engine():
+            with place.process() as first:
+                run = await stuck.start(str(place.gate))
+                await until(lambda: len(place.events(run.id, "StepStarted")) == 2)
+                first.send_signal(signal.SIGSTOP)
+                with place.process():
+                    # It looks at all workers before it says it is open, and works on what it may.
+                    assert await (await quick.start(4)).result(15) == 8
+                    assert (await run.refresh()).status is Status.IN_PROGRESS
+                    assert len(place.events(run.id, "RunClaimed")) == 1
+                    place.gate.touch()
+                    first.send_signal(signal.SIGCONT)
+                    assert await run.result(15) == "through"
+
+    asyncio.run(main())
+
+
+def test_two_processes_share_the_work_and_none_runs_twice(place: Place) -> None:
+    async def main() -> None:
+        async with place.engine():
+            with place.process(), place.process():
+                runs = await asyncio.gather(*(quick.start(n) for n in range(100)))
+                assert [await run.result(30) for run in runs] == [2 * n for n in range(100)]
+            for run in runs[::10]:
+                assert len(place.events(run.id, "StepStarted")) == 1
+
+    asyncio.run(main())
