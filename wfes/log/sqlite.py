@@ -38,7 +38,7 @@ BUSY_SECONDS = 5.0
 """How long a write waits for another process's before the log counts as unavailable."""
 
 _BUSY_PAUSE_MIN_SECONDS = 0.000_2
-_BUSY_PAUSE_MAX_SECONDS = 0.005
+_BUSY_PAUSE_MAX_SECONDS = 0.002
 _SCHEMA = "schema"
 _BUSY_CODES = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 

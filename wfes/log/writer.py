@@ -44,8 +44,10 @@ __all__ = ["Batch", "Reaction", "Writer"]
 
 logger = logging.getLogger("wfes.log")
 
-IDLE_SECONDS = 0.05
-"""How often an idle writer asks whether another process committed."""
+IDLE_MIN_SECONDS = 0.02
+IDLE_MAX_SECONDS = 0.15
+"""How often an idle writer asks whether another process committed: often while things happen, then ever less."""
+_IDLE_GROWTH = 1.25
 BACKOFF_MIN_SECONDS = 0.02
 BACKOFF_MAX_SECONDS = 1.0
 _NEWS_PAGE = 1000
@@ -192,13 +194,14 @@ class Writer:
     # ----------------------------------------------------------------------- on the writer's thread
 
     def _run(self) -> None:
-        assert self._outbox is not None
+        idle = IDLE_MIN_SECONDS
         while True:
             try:
-                first = self._queue.get(timeout=IDLE_SECONDS)
+                first = self._queue.get(timeout=idle)
             except queue.Empty:
-                self._look_around()
+                idle = IDLE_MIN_SECONDS if self._look_around() else min(idle * _IDLE_GROWTH, IDLE_MAX_SECONDS)
                 continue
+            idle = IDLE_MIN_SECONDS
             self._take(first)
             while self._held and self._broken is None:
                 batch = [self._held.popleft() for _ in range(min(len(self._held), self._batch_max))]
@@ -390,22 +393,30 @@ class Writer:
 
     # ------------------------------------------------------------------------------ what others did
 
-    def _look_around(self) -> None:
-        """Reads what other processes committed, if they did."""
+    def _look_around(self) -> bool:
+        """Reads what other processes committed; whether they did."""
         if self._broken is not None:
-            return
+            return False
         try:
-            if not self._log.changed():
-                return
-            while page := self._log.select_notifications(self._seen, _NEWS_PAGE, inclusive_of_start=False):
-                self._take_news(page)
+            found = self._log.changed()
+            if found:
+                while page := self._log.select_notifications(
+                    self._seen, _NEWS_PAGE, inclusive_of_start=False
+                ):
+                    self._take_news(page)
         except LogUnavailable as error:
             self._note_trouble(error)
+            return False
         except UnknownEvent as error:
             self._broken = error
             logger.error("%s; this engine stops writing", error)
-        else:
-            self._all_well()
+            return False
+        except Exception as error:
+            self._broken = error
+            logger.exception("the log %s cannot be followed; this engine stops writing", self._log.url)
+            return False
+        self._all_well()
+        return found
 
     def _take_news(self, stored: Sequence[Notification]) -> None:
         """Takes in what others committed: states in memory move on, notable events are delivered."""

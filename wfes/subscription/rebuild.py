@@ -5,7 +5,7 @@ A rebuild is the projection's own function over every fold of the log: what it g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from eventsourcing.persistence import Notification
 
@@ -24,6 +24,8 @@ _CREATE_VERSIONS = """CREATE TABLE IF NOT EXISTS wfes_projections (
 _GET_VERSIONS = "SELECT name, version FROM wfes_projections"
 _SET_VERSION = """INSERT INTO wfes_projections (name, version) VALUES (?, ?)
     ON CONFLICT (name) DO UPDATE SET version = excluded.version"""
+
+_PAGE = 5_000
 
 
 def bring_up(log: Log, projections: Sequence[StateProjection]) -> list[str]:
@@ -46,11 +48,19 @@ def bring_up(log: Log, projections: Sequence[StateProjection]) -> list[str]:
                 target.query(sql)
             target.query(_SET_VERSION, (projection.name, projection.version))
         if stale:
-            fill(target, stale, target.news(0))
+            # Nobody else can append while the write lock is held, so what readers see is everything.
+            fill(target, stale, _everything(log))
             target.commit()
     finally:
         target.rollback()
     return [projection.name for projection in stale]
+
+
+def _everything(log: Log) -> Iterator[Notification]:
+    position = 0
+    while page := log.select_notifications(position, _PAGE, inclusive_of_start=False):
+        yield from page
+        position = page[-1].id
 
 
 def fill(
