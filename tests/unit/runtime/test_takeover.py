@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,8 +94,8 @@ class Place:
         return Engine(self.url, workflows=[stuck, quick], worker=False)
 
     def events(self, id: str, type: str) -> list[str]:
-        """The workers or paths of an instance's events of a type, straight from the log."""
-        log = open_log(self.url)
+        """An instance's events of a type, straight from the log."""
+        log: Any = open_log(self.url)
         log.open(())
         try:
             return [str(x.topic) for x in log.select_events(id) if x.topic == type]

@@ -479,7 +479,7 @@ def test_the_culprit_is_the_innermost_code_of_the_users_own() -> None:
         return ""
 
     named: list[str] = []
-    assert "blocks" in blocks()
+    assert "inner" in blocks()
     assert culprit(None, {}) == "something unknown"
 
 
