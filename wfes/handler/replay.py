@@ -73,9 +73,11 @@ class Replay:
     def _leave_out(self, void: set[int], forgotten: list[tuple[str, int]]) -> None:
         execution = self._execution
         kept: list[e.Recorded] = []
+        # A retry sets the deadline; what changed it before says nothing any more.
+        last = max(void) + 1
         for recorded in self._history:
             event, version = recorded.event, recorded.originator_version
-            if event.terminal:
+            if event.terminal or (isinstance(event, e.DeadlineChanged) and version < last):
                 continue
             if not event.owner:
                 kept.append(recorded)
