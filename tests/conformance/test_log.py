@@ -96,6 +96,18 @@ def test_reads_in_log_order(log: Log) -> None:
     assert log.max_notification_id() == 5
 
 
+def test_topics(log: Log) -> None:
+    assert log.topics() == set()
+    fill(log)
+    assert log.topics() == {"T", "U"}
+    transaction = log.begin()
+    transaction.insert([row(6, "a", 4, topic="V")])
+    transaction.rollback()
+    assert log.topics() == {"T", "U"}
+    append(log, row(6, "a", 4, topic="V"))
+    assert log.topics() == {"T", "U", "V"}
+
+
 def test_transaction_reads_what_is_committed_and_its_own(log: Log) -> None:
     fill(log)
     transaction = log.begin()

@@ -227,6 +227,9 @@ class FaultyLog:
     def max_notification_id(self) -> int:
         return self.inner.max_notification_id()
 
+    def topics(self) -> set[str]:
+        return self.inner.topics()
+
     def read(self, sql: str, params: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
         return self.inner.read(sql, params)
 

@@ -184,6 +184,10 @@ class MemoryLog(POPOApplicationRecorder):
     def max_notification_id(self) -> int:
         return super().max_notification_id() or 0
 
+    def topics(self) -> set[str]:
+        with self._database_lock:
+            return {stored.topic for stored in self._stored_events}
+
     def read(self, sql: str, params: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
         with self._database_lock:
             return self._rows().execute(sql, params).fetchall()

@@ -127,6 +127,10 @@ class Log(Protocol):
         """The newest position, 0 in an empty log."""
         ...
 
+    def topics(self) -> set[str]:
+        """Every topic of an event in the log; cheap, however long the log is."""
+        ...
+
     def read(self, sql: str, params: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
         """Runs one query on the rows beside the log, seeing the last commit."""
         ...

@@ -63,8 +63,10 @@ class _Datastore(SQLiteDatastore):
 class SQLiteWrite:
     """The port's WriteTransaction on the log's one write connection."""
 
-    def __init__(self, url: str, connection: sqlite3.Connection) -> None:
+    def __init__(self, url: str, connection: sqlite3.Connection, topics: set[str]) -> None:
         self._url = url
+        self._topics = topics
+        self._new_topics: set[str] = set()
         self._connection = connection
         self._execute = connection.execute
         with self._errors():
@@ -102,6 +104,9 @@ class SQLiteWrite:
     def insert(self, rows: Sequence[StoredRow]) -> None:
         with self._errors():
             self._connection.executemany(statement("sqlite", "insert_event"), rows)
+            if new := {row[3] for row in rows} - self._topics:
+                self._connection.executemany(statement("sqlite", "add_topic"), [(topic,) for topic in new])
+                self._new_topics |= new
         if rows:
             self.head = rows[-1][0]
 
@@ -120,6 +125,7 @@ class SQLiteWrite:
     def commit(self) -> None:
         with self._errors():
             self._execute("COMMIT")
+        self._topics |= self._new_topics
 
     def rollback(self) -> None:
         if self._connection.in_transaction:
@@ -142,6 +148,8 @@ class SQLiteLog(SQLiteApplicationRecorder):
         super().__init__(_Datastore(self._name), "wfes_events")
         self._writing: sqlite3.Connection | None = None
         self._data_version = 0
+        self._topics: set[str] = set()
+        """Topics known to be in the table of topics."""
 
     # ------------------------------------------------------------------------------------ opening
 
@@ -248,7 +256,7 @@ class SQLiteLog(SQLiteApplicationRecorder):
         except sqlite3.Error as error:
             raise unavailable(self.url, error) or error from error
         self._data_version = self._read_data_version()
-        return SQLiteWrite(self.url, connection)
+        return SQLiteWrite(self.url, connection, self._topics)
 
     def changed(self) -> bool:
         try:
@@ -325,6 +333,9 @@ class SQLiteLog(SQLiteApplicationRecorder):
     def max_notification_id(self) -> int:
         with self._snapshot() as cursor:
             return _head(cursor)
+
+    def topics(self) -> set[str]:
+        return {row[0] for row in self.read(statement("sqlite", "topics"))}
 
     def read(self, sql: str, params: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
         with self._snapshot() as cursor:

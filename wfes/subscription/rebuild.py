@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from eventsourcing.persistence import Notification
 
 from wfes.core import events as e
+from wfes.core.events import CATALOGUE
 from wfes.core.evolve import evolve
 from wfes.core.state import InstanceState
+from wfes.errors import UnknownEvent
 from wfes.log.application import decode
 from wfes.log.port import Log
 from wfes.log.rows import OWN, InlineRows, Target
@@ -36,7 +38,12 @@ def bring_up(log: Log, projections: Sequence[StateProjection]) -> list[str]:
 
     Returns:
         The names of what was made or made anew.
+
+    Raises:
+        UnknownEvent: the log holds an event that is not in the catalogue: a newer release wrote it. Nothing is done.
     """
+    for topic in sorted(log.topics() - CATALOGUE.keys()):
+        raise UnknownEvent(topic)
     target = log.begin()
     try:
         target.query(_CREATE_VERSIONS)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from wfes.core import events as e
 from wfes.core.evolve import evolve
 from wfes.core.state import InstanceState, Status
+from wfes.errors import UnknownEvent
 from wfes.log.memory import MemoryLog
 from wfes.log.rows import QUIET, InlineRows
 from wfes.log.writer import Writer
@@ -182,6 +183,17 @@ def test_live_rows_equal_a_rebuild(batches: list[list[tuple[str, list[e.Event]]]
     assert bring_up(log, inline()) == [given.name for given in inline()]
     assert tables(log) == live
     assert bring_up(log, inline()) == []
+    log.close()
+
+
+def test_a_log_of_a_newer_catalogue_is_refused() -> None:
+    log = MemoryLog()
+    log.open([])
+    transaction = log.begin()
+    transaction.insert([(1, "i", 1, "FromTheFuture", b"")])
+    transaction.commit()
+    with pytest.raises(UnknownEvent, match="FromTheFuture"):
+        bring_up(log, inline())
     log.close()
 
 

@@ -1,0 +1,1 @@
+INSERT INTO wfes_topics (topic) VALUES (?) ON CONFLICT (topic) DO NOTHING
