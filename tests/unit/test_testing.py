@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import doctest
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -145,3 +146,7 @@ def test_a_running_step_holds_the_clock() -> None:
             await run.result()
 
     asyncio.run(main())
+
+
+def test_the_example_runs() -> None:
+    assert doctest.testmod(testing).failed == 0

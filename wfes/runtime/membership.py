@@ -144,7 +144,8 @@ class Membership:
             self._free_lock()
             raise
         self._writer.workers.add(worker)
-        self._watch = Watch(self._loop, lookout, self._sighted, busy, handlers)
+        # A program that drops its event loop without a stop must not keep its instances from others.
+        self._watch = Watch(self._loop, lookout, self._sighted, busy, handlers, self._free_lock)
         self._watch.start()
         return dead
 

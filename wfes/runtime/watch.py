@@ -90,6 +90,7 @@ class Watch:
         sighted: Callable[[Sighting], object],
         busy: Callable[[], bool],
         handlers: Mapping[CodeType, str],
+        deserted: Callable[[], object],
     ) -> None:
         """Makes the thread; `start` starts it.
 
@@ -99,7 +100,9 @@ class Watch:
             sighted: gets each sighting that differs from the last or is urgent, on the loop's thread.
             busy: whether anything runs on the loop that could block it; from any thread.
             handlers: the code of handlers, to name the workflow in a warning.
+            deserted: called in the thread, as its last act, if the loop was closed without a clean stop.
         """
+        self._deserted = deserted
         self._loop = loop
         self._lookout = lookout
         self._sighted = sighted
@@ -136,7 +139,11 @@ class Watch:
             try:
                 self._tick()
             except RuntimeError:
-                return  # the loop is closed
+                if not self._loop.is_closed():
+                    raise
+            if self._loop.is_closed():
+                self._deserted()
+                return
 
     def _tick(self) -> None:
         if self._busy():

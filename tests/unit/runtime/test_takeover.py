@@ -208,3 +208,17 @@ def test_two_processes_share_the_work_and_none_runs_twice(place: Place) -> None:
                 assert len(place.events(run.id, "StepStarted")) == 1
 
     asyncio.run(main())
+
+
+def test_a_loop_closed_without_a_stop_keeps_nothing_from_others(place: Place) -> None:
+    async def opened() -> Engine:
+        engine = Engine(place.url, workflows=[quick])
+        await engine.open()
+        return engine
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(opened())
+    loop.close()
+    (worker, _), *_ = place.workers()
+    lock = place.folder / "log.db.workers" / f"{worker}.lock"
+    asyncio.run(until(lambda: not lock.exists()))
