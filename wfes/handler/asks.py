@@ -303,8 +303,7 @@ class TargetAsk(TimedAsk):
 
         def look_up(tx: Any) -> e.Event:
             if tx.state(self.target) is None:
-                refused = refusal.to_tree(errors.InstanceNotFound(self.target))
-                return e.CallRecorded(at=opening.at, path=self.path, call="wait", error=refused)
+                raise errors.InstanceNotFound(self.target)
             return opening
 
         return look_up
@@ -371,11 +370,7 @@ class ChildAsk(TargetAsk):
         opening = self.opening(self.execution.stamp())
 
         def start(tx: Any) -> e.Event:
-            try:
-                self.start.run(tx)
-            except errors.WfesError as error:
-                refused = refusal.to_tree(error)
-                return e.CallRecorded(at=opening.at, path=self.path, call="child", error=refused)
+            self.start.run(tx)
             return opening
 
         return start

@@ -497,21 +497,18 @@ class Execution:
     def _open(self, ask: Ask) -> None:
         reusable = self.pool.pop(ask.path, None)
         if reusable is not None:
-            ask.recorded = True
             self.settle(ask, e.ResultReused, {"version": reusable})
             return
+        if ask.is_immediate:
+            # A release, so it takes its place in the line: behind all that was asked for in the same drain.
+            self._line.append(lambda: self._emit_immediate(ask))
+            return
         ask.recorded = True
-        effect = ask.effect
         if isinstance(ask, StepAsk):
             self._active.add(ask)
-        if effect is not None:
-            self._add(Entry(None, ask, effect=effect, opens=True, blocks=True))
-            return
-        event = ask.opening(self.stamp())
-        self._add(Entry(event, ask, opens=True))
-        if ask.is_immediate:
-            ask.settled = True
-            self._given.append(lambda: self.release(ask, event))
+        effect = ask.effect
+        event = ask.opening(self.stamp()) if effect is None else None
+        self._add(Entry(event, ask, effect=effect, opens=True))
 
     def _open_held(self) -> None:
         held, self._held = self._held, []
@@ -533,6 +530,20 @@ class Execution:
         if ask.withdrawn:
             return
         event = cls(at=self.stamp(), path=ask.path, **fields)
+        self._add(Entry(event, ask))
+        self.release(ask, event)
+
+    def _emit_immediate(self, ask: Ask) -> None:
+        if ask.withdrawn:
+            return
+        if ask.is_start and (self.paused or self._stopping):
+            self._held.append(ask)
+            return
+        ask.recorded = ask.settled = True
+        if ask.effect is not None:
+            self._add(Entry(None, ask, effect=ask.effect, opens=True, blocks=True))
+            return
+        event = ask.opening(self.stamp())
         self._add(Entry(event, ask))
         self.release(ask, event)
 
@@ -617,7 +628,9 @@ class Execution:
                     self._intent_committed(event)
                     if self.is_gone:
                         return
-            elif entry.opens and not (entry.effect is not None and isinstance(event, e.CallRecorded)):
+            elif entry.refusal is not None:
+                self.settle(ask, e.CallRecorded, {"call": ask.kind, "error": entry.refusal})
+            elif entry.opens and not entry.blocks:
                 ask.on_disk = True
                 if not ask.withdrawn and not ask.settled and not self.is_leaving:
                     ask.begin()
@@ -648,7 +661,7 @@ class Execution:
         if entry.opens and ask is not None and ask.is_start and (self.paused or self._stopping):
             if entry.blocks:
                 self._blocked -= 1
-            ask.recorded = False
+            ask.recorded = ask.settled = False
             if isinstance(ask, StepAsk):
                 self._active.discard(ask)
             self._held.append(ask)

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from wfes.core import events as e
 from wfes.core.decide import voids
+from wfes.errors import WfesError
+from wfes.handler import refusal
 
 if TYPE_CHECKING:
     from wfes.handler.asks import Ask
@@ -40,10 +42,11 @@ class Entry:
         ask: the ask it opens or ends, if it is about one.
         effect: runs in the transaction and gives the event.
         opens: whether it is the ask's opening.
+        refusal: what the effect of an opening refused with, as a tree; then nothing is recorded by this entry.
         blocks: whether nothing may be released before it is committed.
     """
 
-    __slots__ = ("ask", "blobs", "blocks", "effect", "event", "opens")
+    __slots__ = ("ask", "blobs", "blocks", "effect", "event", "opens", "refusal")
 
     def __init__(
         self,
@@ -59,6 +62,7 @@ class Entry:
         self.ask = ask
         self.effect = effect
         self.opens = opens
+        self.refusal: dict[str, Any] | None = None
         self.blocks = blocks
         self.blobs = blobs
 
@@ -146,14 +150,26 @@ class _OwnerAppend:
             outbox.refuser = None
         events: list[e.Event] = []
         for entry in self.entries:
-            if entry.effect is not None:
-                entry.event = entry.effect(tx)
+            if entry.effect is not None and not self._take_effect(entry, tx):
+                continue
             for digest, content in entry.blobs:
                 tx.put_blob(digest, content)
             assert entry.event is not None
             events.append(entry.event)
-        tx.append(execution.id, events)
+        if events:
+            tx.append(execution.id, events)
         return Verdict.COMMITTED
+
+    @staticmethod
+    def _take_effect(entry: Entry, tx: Tx) -> bool:
+        assert entry.effect is not None
+        entry.refusal = None
+        try:
+            entry.event = entry.effect(tx)
+        except WfesError as error:
+            entry.refusal = refusal.to_tree(error)
+            return False
+        return True
 
     def _is_voided(self, tx: Tx) -> bool:
         newer = [r.event for r in tx.history(self._execution.id, self._seen) if not r.event.owner]
