@@ -15,7 +15,7 @@ from contextlib import suppress
 from contextvars import Token
 from datetime import datetime
 from types import MappingProxyType, TracebackType
-from typing import Any, Self, TypeVar, cast, overload
+from typing import Any, Self, TypeVar, Unpack, cast, overload
 
 from wfes import ambient
 from wfes.calls import Calls
@@ -25,7 +25,7 @@ from wfes.core.codec import Json
 from wfes.core.durations import Duration
 from wfes.core.evolve import fold
 from wfes.core.state import ACTIVE, InstanceState, Status
-from wfes.definition import Workflow
+from wfes.definition import Workflow, _CreateOptions, _StartOptions
 from wfes.errors import EngineNotOpen, LogUnavailable, NotSupported, WrongWorkflow
 from wfes.handler import scope as scopes
 from wfes.handler.execution import Execution
@@ -227,9 +227,22 @@ class Engine:
 
     # -- Instances ---------------------------------------------------------------------------------------------------
 
+    @overload
+    async def start(
+        self, workflow: Workflow[None, Out], input: None = None, **options: Unpack[_StartOptions]
+    ) -> Instance[Out]: ...
+    @overload
+    async def start(
+        self, workflow: Workflow[In, Out], input: In, **options: Unpack[_StartOptions]
+    ) -> Instance[Out]: ...
+    @overload
+    async def start(
+        self, workflow: str, input: Any = None, **options: Unpack[_StartOptions]
+    ) -> Instance[Any]: ...
+
     async def start(
         self,
-        workflow: Workflow[Any, Out] | str,
+        workflow: Workflow[Any, Any] | str,
         input: Any = None,
         *,
         id: str | None = None,
@@ -239,7 +252,7 @@ class Engine:
         conversation: str | None = None,
         actor: str | None = None,
         connection: Any = None,
-    ) -> Instance[Out]:
+    ) -> Instance[Any]:
         """Starts an instance; see `Workflow.start`.
 
         Args:
@@ -261,9 +274,40 @@ class Engine:
         )
         return await self._started("start", command, command)
 
+    @overload
     async def get_or_create(
         self,
-        workflow: Workflow[Any, Out] | str,
+        workflow: Workflow[None, Out],
+        *,
+        key: str,
+        input: None = None,
+        statuses: Iterable[Status | str] = ...,
+        **options: Unpack[_CreateOptions],
+    ) -> Instance[Out]: ...
+    @overload
+    async def get_or_create(
+        self,
+        workflow: Workflow[In, Out],
+        *,
+        key: str,
+        input: In,
+        statuses: Iterable[Status | str] = ...,
+        **options: Unpack[_CreateOptions],
+    ) -> Instance[Out]: ...
+    @overload
+    async def get_or_create(
+        self,
+        workflow: str,
+        *,
+        key: str,
+        input: Any = None,
+        statuses: Iterable[Status | str] = ...,
+        **options: Unpack[_CreateOptions],
+    ) -> Instance[Any]: ...
+
+    async def get_or_create(
+        self,
+        workflow: Workflow[Any, Any] | str,
         *,
         key: str,
         input: Any = None,
@@ -274,7 +318,7 @@ class Engine:
         conversation: str | None = None,
         actor: str | None = None,
         connection: Any = None,
-    ) -> Instance[Out]:
+    ) -> Instance[Any]:
         """The newest instance of this workflow and key that has one of these statuses, else a new one; see
         `Workflow.get_or_create`."""
         self._meet(workflow)

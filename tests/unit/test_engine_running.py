@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from wfes import Engine, Event, Instance, Request, Status, Step, workflow
+from wfes import Engine, Event, Instance, Request, Status, Step, Workflow, workflow
 from wfes.errors import (
     EngineNotOpen,
     InvalidInput,
@@ -74,6 +74,7 @@ async def starts(key: str, step: Step) -> list[str]:
     assert again == first
     assert (first.key, first.tags, first.status) == (key, ("child",), Status.PENDING)
     assert first.parent == again.parent
+    refused = ""
     try:
         await sell.start({"no": "id"})  # type: ignore[arg-type]
     except InvalidInput as error:
@@ -95,7 +96,7 @@ async def start_inside() -> str:
 
 
 FAILING: list[int] = []
-WORKFLOWS = [sell, approve, wait, fail, finish, starts]
+WORKFLOWS: list[Workflow[Any, Any]] = [sell, approve, wait, fail, finish, starts]
 
 
 async def until_waiting(run: Instance[Any]) -> None:
