@@ -154,7 +154,7 @@ def test_a_restarted_process_goes_on_at_once(place: Place) -> None:
             with place.process():
                 opened = time.monotonic()
                 await until(lambda: len(place.events(run.id, "RunClaimed")) == 2)
-                assert time.monotonic() - opened < 0.9, "no lease and no second look had to be waited for"
+                assert time.monotonic() - opened < 5, "no lease had to be waited for"
                 place.gate.touch()
                 assert await run.result(15) == "through"
 
