@@ -240,9 +240,9 @@ class Parts:
         Where this process's worker has room, the start claims the instance for it. On the engine's loop.
         """
         loop = self.check_open()
-        writer, worker, positions = self._writer, self._worker, self._positions
+        writer, worker, ends = self._writer, self._worker, self._ends
         assert writer is not None
-        assert positions is not None
+        assert ends is not None
         await writer.room()
         ticket = None if worker is None or start.delay else worker.claim_ticket(start.workflow)
         submission = _Starting(command, loop.create_future(), start, worker if ticket is not None else None)
@@ -252,7 +252,7 @@ class Parts:
         await submission.future
         state = start.state
         assert state is not None
-        return state, positions.head if state.ended is None else -1
+        return state, ends.heard_to if state.ended is None else -1
 
     async def end(self, id: str, workflow: str, seconds: float | None, known_at: int) -> e.Event:
         """The end of an instance, waited for; see `Engine.result`. On the engine's loop."""

@@ -28,11 +28,14 @@ class Ends:
         self._loop = loop
         self._waiters: dict[str, list[asyncio.Future[e.Event]]] = {}
         self._known: OrderedDict[str, e.Event] = OrderedDict()
+        self.heard_to = 0
+        """Log position up to which every end was told."""
         self.forgotten_at = 0
         """Log position up to which ends may have been forgotten."""
 
     def tell(self, events: Iterable[e.Recorded], head: int) -> None:
         """Takes newly committed events, in order."""
+        self.heard_to = head
         for recorded in events:
             event, id = recorded.event, recorded.originator_id
             if event.terminal:

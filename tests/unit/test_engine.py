@@ -463,6 +463,21 @@ async def test_waiting_for_a_result_that_comes_later(engine: Engine) -> None:
     assert (await run.refresh()).output == "sold"
 
 
+def test_a_forgotten_end_is_read_from_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wfes.waiting.ENDS_MAX", 2)
+
+    async def main() -> None:
+        async with Engine("sqlite://", workflows=[other], worker=False):
+            runs = [await other.start() for _ in range(6)]
+            for run in runs:
+                await run.cancel(run.id)
+            for run in runs:
+                with pytest.raises(WorkflowCancelled, match=run.id):
+                    await run.result(1)
+
+    asyncio.run(main())
+
+
 def test_closing_leaves_nobody_waiting() -> None:
     async def main() -> None:
         async with Engine("sqlite://", workflows=[other], worker=False) as engine:

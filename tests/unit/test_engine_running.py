@@ -268,6 +268,38 @@ def test_run_forever_stops_cleanly_on_a_signal() -> None:
     asyncio.run(main())
 
 
+def test_a_handler_may_await_another_instances_result_as_plain_io() -> None:
+    @workflow
+    async def asks(step: Step) -> str:
+        run = await sell.start(Order(id="inner"))
+        found = await sell.get(run.id)
+        receipt = await found.result(10)
+        await step("after", lambda: None)
+        return receipt.id
+
+    async def main() -> None:
+        async with Engine("sqlite://", workflows=[asks, sell]):
+            assert await (await asks.start()).result(10) == "inner"
+
+    asyncio.run(main())
+
+
+def test_one_instance_for_callers_in_two_engines(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'a.db'}"
+
+    async def ids(engine: Engine) -> set[str]:
+        runs = await asyncio.gather(*(engine.get_or_create(wait, key="k") for _ in range(25)))
+        return {run.id for run in runs}
+
+    async def main() -> None:
+        async with Engine(url, workflows=[wait]) as one, Engine(url, workflows=[wait]) as two:
+            first, second = await asyncio.gather(ids(one), ids(two))
+            assert first == second
+            assert len(first) == 1
+
+    asyncio.run(main())
+
+
 def test_code_that_is_not_async_runs_workflows() -> None:
     with Engine("sqlite://", workflows=WORKFLOWS) as engine:
         run = engine.call(sell.start(Order(id="o")))
