@@ -171,6 +171,21 @@ def test_get_or_create_finds_the_newest_of_the_wanted_statuses() -> None:
     on_a_log(test)
 
 
+def test_get_or_create_finds_what_lies_far_back() -> None:
+    async def test(perform: Perform) -> None:
+        for number in range(30):
+            await perform(Start(id=f"a{number}", workflow="w", key="k"))
+            if number != 3:
+                await perform(Append(f"a{number}", *failed()))
+        found = await perform(GetOrCreate(Start(id="b", workflow="w", key="k"), ACTIVE))
+        assert (found["id"], found["new"]) == ("a3", False)
+        await perform(Append("a3", *failed()))
+        found = await perform(GetOrCreate(Start(id="b", workflow="w", key="k"), ACTIVE))
+        assert (found["id"], found["generation"]) == ("b", 31)
+
+    on_a_log(test)
+
+
 def test_retry_leaves_the_key_to_a_newer_active_instance() -> None:
     async def test(perform: Perform) -> None:
         await perform(Start(id="a", workflow="w", key="k"))
