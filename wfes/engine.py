@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncGenerator, Collection, Coroutine, Iterable, Mapping
+from collections.abc import Collection, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from contextvars import Token
-from datetime import datetime
 from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar, Unpack, cast, overload
 
@@ -35,13 +34,15 @@ from wfes.log.open import open_log
 from wfes.names import Event
 from wfes.parts import Parts, by_name, count
 from wfes.queries import Lists
+from wfes.reading import Reading
 from wfes.runtime.clock import Clock, SystemClock
-from wfes.runtime.commands import Command, GetOrCreate, Start, described
+from wfes.runtime.commands import Command, GetOrCreate, Start
+from wfes.runtime.descriptions import described
 from wfes.runtime.values import MAX_PAYLOAD, Values
 from wfes.runtime.worker import GRACE_SECONDS
-from wfes.stream import checked_position, checked_topics, recorded_events
+from wfes.stream import checked_position
 from wfes.validation import is_a, shown
-from wfes.views import DataRequest, InstanceRow, Page, RecordedEvent
+from wfes.views import DataRequest, RecordedEvent
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -50,7 +51,7 @@ T = TypeVar("T")
 URL_DEFAULT = "sqlite:///wfes.db"
 
 
-class Engine:
+class Engine(Reading):
     """Durable workflows on one log.
 
     Use it as `async with Engine(...)`, or as `with Engine(...)` from code that is not async.
@@ -475,125 +476,6 @@ class Engine:
     def workflow(self, name: str) -> Workflow[Any, Any] | None:
         """The definition of a workflow, as far as this engine has met it."""
         return self._workflows.get(name) or self._met.get(name)
-
-    # -- Lists and the log -------------------------------------------------------------------------------------------
-
-    async def instances(
-        self,
-        workflow: Workflow[Any, Any] | str | None = None,
-        status: Status | str | Iterable[Status | str] | None = None,
-        key: str | None = None,
-        tags: Iterable[str] | None = None,
-        conversation: str | None = None,
-        parent: Instance[Any] | str | None = None,
-        created_after: datetime | None = None,
-        created_before: datetime | None = None,
-        limit: int = 100,
-        cursor: str | None = None,
-        order: str = "newest",
-        at_least: int | None = None,
-    ) -> Page[InstanceRow]:
-        """Instances, page by page.
-
-        Args:
-            workflow: Only of this workflow or name.
-            status: Only with this status, or one of these.
-            key: Only of this key.
-            tags: Only with all of these tags.
-            conversation: Only of this conversation.
-            parent: Only those started by this instance or id.
-            created_after: Only those started at or after this aware moment.
-            created_before: Only those started before this aware moment.
-            limit: How many at most, 1 to 1,000.
-            cursor: The cursor of the page before.
-            order: `"newest"` or `"oldest"` first.
-            at_least: Waits until the page reflects this log position.
-
-        Raises:
-            ValueError: A filter cannot be meant, or the cursor belongs to another query.
-            TimeoutError: The log did not reach `at_least` within 30 s.
-        """
-        await self._reached(at_least)
-        return await self._parts.here(
-            self._lists.instances(
-                workflow=workflow,
-                status=status,
-                key=key,
-                tags=tags,
-                conversation=conversation,
-                parent=parent,
-                created_after=created_after,
-                created_before=created_before,
-                limit=limit,
-                cursor=cursor,
-                order=order,
-            )
-        )
-
-    async def requests(
-        self,
-        workflow: Workflow[Any, Any] | str | None = None,
-        conversation: str | None = None,
-        *,
-        instance: Instance[Any] | str | None = None,
-        name: str | None = None,
-        limit: int = 100,
-        cursor: str | None = None,
-        at_least: int | None = None,
-    ) -> Page[DataRequest]:
-        """Open data requests, those open longest first, page by page.
-
-        Args:
-            workflow: Only of instances of this workflow or name.
-            conversation: Only of this conversation.
-            instance: Only of this instance or id.
-            name: Only of this declared name.
-            limit: How many at most, 1 to 1,000.
-            cursor: The cursor of the page before.
-            at_least: Waits until the page reflects this log position.
-
-        Raises:
-            ValueError: A filter cannot be meant, or the cursor belongs to another query.
-            TimeoutError: The log did not reach `at_least` within 30 s.
-        """
-        await self._reached(at_least)
-        return await self._parts.here(
-            self._lists.requests(
-                workflow=workflow,
-                conversation=conversation,
-                instance=instance,
-                name=name,
-                now=self._parts.now(),
-                limit=limit,
-                cursor=cursor,
-            )
-        )
-
-    async def _reached(self, position: int | None) -> None:
-        self._parts.check_open()
-        if position is not None:
-            await self._parts.here(self._parts.reached(checked_position(position)))
-
-    def events(
-        self, after: int | None = None, topics: Iterable[str] | str | None = None
-    ) -> AsyncGenerator[RecordedEvent]:
-        """The whole log in order, then live; ends when the engine is closed.
-
-        Args:
-            after: Only what stands behind this position; None: from the beginning.
-            topics: Only events of these names.
-
-        Raises:
-            ValueError: There is no such event or position.
-        """
-        return recorded_events(
-            self._log,
-            self._parts.histories,
-            self.values,
-            self._parts.positions,
-            checked_position(after),
-            checked_topics(topics),
-        )
 
     # -- Inside ------------------------------------------------------------------------------------------------------
 

@@ -17,8 +17,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import orjson
-
 from wfes.core import decide, ids
 from wfes.core import events as e
 from wfes.core.codec import Json
@@ -33,6 +31,7 @@ from wfes.errors import (
     WfesError,
 )
 from wfes.log.port import Tx
+from wfes.runtime.descriptions import description, same_tree
 from wfes.runtime.streams import event_stream, key_stream, workflow_stream
 from wfes.runtime.values import Blobs
 
@@ -440,63 +439,3 @@ def _without_time(event: e.Event) -> dict[str, Any]:
     tree = e.body(event)
     del tree["at"]
     return tree
-
-
-# -- What a caller is told -------------------------------------------------------------------------------------------
-
-_DESCRIBED = (
-    "workflow",
-    "version",
-    "at",
-    "key",
-    "generation",
-    "parent",
-    "parent_path",
-    "conversation",
-    "created_at",
-    "not_before",
-    "deadline",
-    "status_since",
-    "output",
-    "error",
-    "reason",
-    "end_version",
-)
-
-
-def description(state: InstanceState, *, new: bool) -> Json:
-    """An instance as a JSON tree, enough for a handle's snapshot (`described`); without a new one's input, which
-    its starter has."""
-    tree: dict[str, Any] = {"id": state.id, "status": str(state.status), "new": new}
-    for name in _DESCRIBED:
-        value = getattr(state, name)
-        if value is not None and value != 0:
-            tree[name] = value
-    if state.tags:
-        tree["tags"] = list(state.tags)
-    if not new:
-        tree["input"] = state.input
-    return tree
-
-
-def described(tree: Json, input: Json = None) -> InstanceState:
-    """The state that `description` described, as far as it did.
-
-    Args:
-        tree: what `description` gave.
-        input: the input's tree, where the instance was a new one.
-    """
-    state = InstanceState(tree["id"])
-    for name in _DESCRIBED:
-        if name in tree:
-            setattr(state, name, tree[name])
-    state.tags = tuple(tree.get("tags", ()))
-    state.input = input if tree["new"] else tree["input"]
-    state.status = Status(tree["status"])
-    state.ended = None if state.status in ACTIVE else state.status
-    return state
-
-
-def same_tree(a: Json, b: Json) -> bool:
-    """Whether two trees are the same value: ``1``, ``1.0`` and ``True`` are three; the order of keys is nothing."""
-    return orjson.dumps(a, option=orjson.OPT_SORT_KEYS) == orjson.dumps(b, option=orjson.OPT_SORT_KEYS)

@@ -30,10 +30,8 @@ from wfes.runtime.commands import (
     Publish,
     RetryInstance,
     Start,
-    described,
-    description,
-    same_tree,
 )
+from wfes.runtime.descriptions import described, description, same_tree
 from wfes.runtime.streams import event_stream, key_stream
 
 
