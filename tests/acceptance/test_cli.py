@@ -134,6 +134,7 @@ def test_run_shows_steps_and_prints_the_output(shop: Shop) -> None:
     done = shop.call("run", "shop:checkout", "--input", '{"order_id": "o-1", "items": ["tea", "cup"]}')
     assert json.loads(done.stdout) == {"total": 60}
     assert "✓ price  2 items" in done.stderr
+    assert "price  1 of 2 done" in done.stderr
     assert "· priced (50 %)" in done.stderr
     assert "completed" in done.stderr
 
@@ -204,9 +205,11 @@ def test_start_answer_and_watch_with_a_worker_elsewhere(shop: Shop) -> None:
         )
         assert "wfes provide c-1 approval JSON" in shop.call("requests").stdout
         assert "open there: approval" in shop.call("provide", "c-1", "other", "true", code=1).stderr
+        refused = shop.call("provide", "c-1", "approval", '"maybe"', code=1).stderr
+        assert "must be boolean" in refused
         shop.json("provide", "c-1", "approval", "true")
         assert shop.until("c-1", "completed")["output"] == {"total": 170}
-        assert "not open" in shop.call("provide", "c-1", "approval", "true", code=1).stderr
+        assert "has no open request" in shop.call("provide", "c-1", "approval", "true", code=1).stderr
         # By its name alone, which the log knows from the worker.
         shop.json("start", "checkout", "--input", order, "--id", "c-2")
         shop.until("c-2", "listening")

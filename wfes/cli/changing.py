@@ -14,8 +14,10 @@ import click
 
 from wfes.cli.app import Place, json_option, opened, perform
 from wfes.cli.finding import find_instance, find_request
+from wfes.cli.schema import misfit
 from wfes.cli.screen import Part, screen, status_part
 from wfes.cli.values import DURATION, JSON, MOMENT, clock, short
+from wfes.errors import InvalidData
 from wfes.instance import Instance
 
 
@@ -55,6 +57,9 @@ def provide(place: Place, id: str, request: str, data: str | None, as_json: bool
     async def answer() -> dict[str, Any]:
         async with opened(place) as engine:
             found = await find_request(engine, id, name)
+            problem = misfit(found.schema, value)
+            if problem is not None:
+                raise InvalidData(found.name, problem)
             await engine.provide(found.workflow, found, value)
             return {
                 "request": found.id,

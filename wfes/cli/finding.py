@@ -10,7 +10,7 @@ from typing import Any
 
 from wfes.cli.app import Failure
 from wfes.engine import Engine
-from wfes.errors import InstanceNotFound, RequestNotPending
+from wfes.errors import InstanceNotFound
 from wfes.instance import Instance
 from wfes.views import DataRequest
 from wfes.workflow import Workflow
@@ -76,21 +76,22 @@ async def find_request(engine: Engine, text: str, name: str | None) -> DataReque
 
     Raises:
         InstanceNotFound: There is no such instance.
-        RequestNotPending: The instance has no such request open.
-        Failure: It has several of this name.
+        Failure: No such request is open, or several of this name are.
     """
     open_requests = await all_requests(engine)
     for request in open_requests:
         if request.id == text and name in (None, request.name):
             return request
     if name is None:
-        raise RequestNotPending(text, reason="no open request has this id")
+        raise Failure(f"no open request has the id {text!r}; `wfes requests` lists the open ones")
     instance = await find_instance(engine, text)
     its = [request for request in open_requests if request.instance == instance.id]
     fitting = [request for request in its if request.name == name or request.id == name]
     if not fitting:
         others = ", ".join(sorted({request.name for request in its})) or "none"
-        raise RequestNotPending(name, instance.id, f"open there: {others}; the instance is {instance.status}")
+        raise Failure(
+            f"instance {instance.id} has no open request {name!r}; open there: {others}; it is {instance.status}"
+        )
     if len(fitting) > 1:
         ids = ", ".join(request.id for request in fitting)
         raise Failure(

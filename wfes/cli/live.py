@@ -21,6 +21,8 @@ from wfes.cli.timeline import ENDS, LoggedEvent, Row, Timeline
 from wfes.cli.values import clipped, counted, error_text, gist, span
 
 Line = list[Part]
+Sizes = dict[tuple[str, str], int]
+"""How many items a group of an instance has: (instance, path) → number."""
 
 BAR_CHARS = 30
 OPEN_SHOWN_MAX = 6
@@ -58,21 +60,25 @@ class _Followed:
 class Watch:
     """Follows an instance and the children it starts.
 
+    Args:
+        id: The instance.
+        sizes: How many items a group has, by instance and path, where that is known; may grow meanwhile.
+
     Attributes:
         id: The instance.
         over: Whether it has ended.
     """
 
-    def __init__(self, id: str) -> None:
+    def __init__(self, id: str, sizes: Sizes | None = None) -> None:
         self.id = id
         self.over = False
         self._family: dict[str, _Followed] = {id: _Followed(id, 0)}
-        self._totals: dict[tuple[str, str], int] = {}
+        self._sizes: Sizes = {} if sizes is None else sizes
         self._milestones: dict[int, int] = {}
 
     def expect(self, instance: str, path: str, total: int) -> None:
         """Says how many items a group of an instance will have."""
-        self._totals[instance, path] = total
+        self._sizes[instance, path] = total
 
     def feed(self, event: LoggedEvent, instance: str) -> list[Line]:
         """Takes an event of any instance; gives the lines to print for good."""
@@ -114,7 +120,7 @@ class Watch:
     def _bar(self, followed: _Followed, row: Row) -> Bar:
         done = sum(item.ended is not None for item in row.inner)
         failed = sum(item.status == "failed" for item in row.inner)
-        total = self._totals.get((followed.id, row.path))
+        total = self._sizes.get((followed.id, row.path))
         return Bar(row.path, done, len(row.inner), total, failed)
 
     def _finished_groups(self, followed: _Followed, current: Row | None) -> list[Line]:

@@ -169,6 +169,7 @@ def facts(instance: Instance[Any]) -> dict[str, Any]:
         "error": instance.error,
         "state": instance.state,
         "waiting_for": instance.waiting_for,
+        "reason": instance.reason,
         "progress": progress,
     }
 
@@ -193,6 +194,8 @@ def _print_instance(out: Screen, place: Place, instance: Instance[Any]) -> None:
         pairs.append(("input", short(instance.input, 200)))
     if instance.state is not None:
         pairs.append(("state", short(instance.state, 200)))
+    if instance.reason:
+        pairs.append(("reason", instance.reason))
     if instance.progress is not None:
         percent = instance.progress.percent
         pairs.append(

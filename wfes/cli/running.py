@@ -13,7 +13,7 @@ import click
 
 from wfes.cli.app import Failure, Place, actor, joined, json_option, opened, perform
 from wfes.cli.following import printer
-from wfes.cli.live import LiveView, Watch
+from wfes.cli.live import LiveView, Sizes, Watch
 from wfes.cli.loading import AnyWorkflow, load_workflow, load_workflows
 from wfes.cli.screen import Screen, screen, status_part
 from wfes.cli.timeline import ENDS
@@ -74,11 +74,12 @@ class _Runner:
         self.out = screen()
         self.progress = screen(sys.stderr)
         self.id: str | None = None
+        self.sizes: Sizes = {}
         self._print = printer(self.out, as_json=True)
 
     def view(self) -> LiveView:
         assert self.id is not None
-        return LiveView(self.progress, Watch(self.id))
+        return LiveView(self.progress, Watch(self.id, self.sizes))
 
     def began(self, instance: Instance[Any]) -> None:
         self.id = instance.id
@@ -124,6 +125,7 @@ class _Runner:
                 "status": instance.status,
                 "output": instance.output,
                 "error": instance.error,
+                "reason": instance.reason,
                 "seconds": seconds,
             }
             self.out.json(result, lines=True)
@@ -133,6 +135,8 @@ class _Runner:
             self.out.line(json_text(instance.output))
         elif instance.error is not None:
             self.progress.line((error_text(instance.error), "bad"))
+        elif instance.reason:
+            self.progress.line(instance.reason)
         if instance.status != Status.COMPLETED:
             look = self.place.command("show", instance.id)
             self.progress.line((f"look at it with: {look}", "dim"))
@@ -148,11 +152,11 @@ async def _run(
     tags: tuple[str, ...],
 ) -> Instance[Any]:
     workflows = {wf.name: wf for wf in [*known, wanted]}.values()
-    with stop_on_sigterm():
+    with stop_on_sigterm(), _sizes_noted(runner.sizes):
         async with opened(runner.place, workflows=workflows, worker=True, creates=True) as engine:
             instance, after = await _begin(engine, wanted, input_, id, key, tags)
             runner.began(instance)
-            with runner.view() as view, _sizes_known(view.watch):
+            with runner.view() as view:
                 await _follow(engine, runner, view, instance, after)
             await instance.refresh()
             return instance
@@ -197,13 +201,17 @@ async def _follow(
 
 
 @contextmanager
-def _sizes_known(watch: Watch) -> Generator[None]:
-    """While it runs in this process, how many items a `map` has is known before they have begun."""
-    watchers.append(watch.expect)
+def _sizes_noted(sizes: Sizes) -> Generator[None]:
+    """Notes how many items each `map` of this process has, which is known before they have begun."""
+
+    def note(instance: str, path: str, number: int) -> None:
+        sizes[instance, path] = number
+
+    watchers.append(note)
     try:
         yield
     finally:
-        watchers.remove(watch.expect)
+        watchers.remove(note)
 
 
 @contextmanager
@@ -278,9 +286,10 @@ def start(
 
     async def begin() -> Instance[Any]:
         known = [] if isinstance(wanted, str) else [wanted]
+        named: Any = wanted  # its input is whatever was typed, which the engine checks
         async with opened(place, workflows=known, creates=not isinstance(wanted, str)) as engine:
             return await engine.start(
-                wanted,
+                named,
                 input_,
                 id=id,
                 key=key,
