@@ -156,9 +156,11 @@ class _Demo:
         if self.id is None:
             return
         go_on = self.place.command("worker", "wfes.demo.inventory")
+        answer = self.place.command("provide", self.id, "approval", "true")
         click.echo(
             f"wfes: stopped; instance {self.id} is as far as the log says. To go on: {go_on}", err=True
         )
+        click.echo(f"      and, once it asks: {answer}", err=True)
 
     async def _follow(self, engine: Engine, instance: Instance[Any], view: LiveView, after: int) -> None:
         """Shows what happens until the instance is over; the workers are other processes if one is to die."""

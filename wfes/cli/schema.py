@@ -105,13 +105,12 @@ def _wrong_choice(schema: Schema, value: Any, place: str) -> str | None:
 
 
 def _out_of_bounds(schema: Schema, value: Any, place: str) -> str | None:
-    kind: type = type(value)
-    if kind in (int, float):
+    if _KINDS["number"](value):
         for name, (holds, words) in _BOUNDS.items():
             if name in schema and not holds(value, schema[name]):
                 return _says(place, f"must be {words} {schema[name]}, not {value}")
-    if kind in (str, list):
-        unit, ending = ("characters", "Length") if kind is str else ("items", "Items")
+    if is_a(value, str) or is_a(value, list):
+        unit, ending = ("characters", "Length") if is_a(value, str) else ("items", "Items")
         for name, (fits, words) in _LENGTHS.items():
             if name.endswith(ending) and name in schema and not fits(len(value), schema[name]):
                 return _says(place, f"must have {words} {schema[name]} {unit}, not {len(value)}")
