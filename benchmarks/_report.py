@@ -58,7 +58,8 @@ def command(script: str, arguments: argparse.Namespace, child: str, file: Path) 
 def once(script: str, arguments: argparse.Namespace, child: str, file: Path) -> Found:
     """Runs a child process and returns what it printed."""
     done = subprocess.run(command(script, arguments, child, file), stdout=subprocess.PIPE, check=True)
-    return json.loads(done.stdout)
+    found: Found = json.loads(done.stdout)
+    return found
 
 
 def begin(script: str, arguments: argparse.Namespace, child: str, file: Path) -> subprocess.Popen[str]:

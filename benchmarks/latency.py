@@ -1,10 +1,10 @@
 """How long does a caller wait for a workflow of one step?
 
-Method: in one process with an idle engine, `--count` instances of a workflow with one step that does nothing, one after
-another; timed is from the call of `start` to the return of `result()`. On the way lie three commits, each with an
-fsync: the start with its claim, the step's start, and its result with the end;
-`commits_per_instance` shows whether that is so. Twenty instances run first and are not counted. SQLite at its default
-settings, a new file. There is no figure to reach; the disk's own fsync stands beside it, since that is what is waited for.
+Method: in one process with an idle engine, `--count` instances of a workflow with one step that does nothing, one
+after another; timed is from the call of `start` to the return of `result()`. On the way lie three commits, each with
+an fsync: the start with its claim, the step's start, and its result with the end; `commits_per_instance` shows
+whether that is so. Twenty instances run first and are not counted. SQLite at its default settings, a new file. There
+is no figure to reach; the disk's own fsync stands beside it, since that is what is waited for.
 
     python benchmarks/latency.py [--count 500] [--runs 3] [--directory DIR]
 """

@@ -1,11 +1,12 @@
 """How much memory do sleeping instances take?
 
-Method: `--instances` instances of a workflow that sleeps for a day. A first process starts them all, 500 at a time, lets
-each run to its sleep and leave memory, and then reads its own resident memory: what that is more than after the first
-thousand (which pay for imports, caches at their bounds, pages of SQLite) is what the rest has added to the process that
-ran them. It is done once, since it takes a while. Then, `--runs` times, a new process opens the file with a worker and
-lets it settle; what its resident memory is more than that of a new process on an empty log is what all of them add to a
-process that has only to wake them. SQLite at its default settings. Resident memory is VmRSS, after a garbage collection.
+Method: `--instances` instances of a workflow that sleeps for a day. A first process starts them all, 500 at a time,
+lets each run to its sleep and leave memory, and then reads its own resident memory: what that is more than after the
+first thousand (which pay for imports, caches at their bounds, pages of SQLite) is what the rest has added to the
+process that ran them. It is done once, since it takes a while. Then, `--runs` times, a new process opens the file
+with a worker and lets it settle; what its resident memory is more than that of a new process on an empty log is what
+all of them add to a process that has only to wake them. SQLite at its default settings. Resident memory is VmRSS,
+after a garbage collection.
 
 Reached if each of the two is under 100 MB (in the median of the runs; 1 MB is 1,000,000 bytes).
 

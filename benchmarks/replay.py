@@ -3,14 +3,14 @@
 Method: a first process runs one instance of a workflow of `--steps` steps, one after another, and stops while the
 instance waits for its last event. Then that event is sent. A new process opens the file with a worker: it claims the
 instance, reads and checks out its history, replays it to where it waited, releases what came and records the end.
-Counted is all of that process's CPU time, all threads, from opening the engine to the end of the instance, which is seen
-by polling the list of instances; an engine
-opened before on an empty file has paid for imports and first calls, and what opening and closing that one costs is shown
-as `opening_cpu_seconds` (it is not subtracted). SQLite at its default settings.
+Counted is all of that process's CPU time, all threads, from opening the engine to the end of the instance, which is
+seen by polling the list of instances; an engine opened before on an empty file has paid for imports and first calls,
+and what opening and closing that one costs is shown as `opening_cpu_seconds` (it is not subtracted). SQLite at its
+default settings.
 
-Shown beside it, in a process of its own, are the parts: reading the rows, decoding them, the fold of the state, and the
-replay alone, of the decoded history on a host that does nothing, up to where the handler waits. The figure, under 0.25 s
-of CPU, is judged on the whole.
+Shown beside it, in a process of its own, are the parts: reading the rows, decoding them, the fold of the state, and
+the replay alone, of the decoded history on a host that does nothing, up to where the handler waits. The figure, under
+0.25 s of CPU, is judged on the whole.
 
     python benchmarks/replay.py [--steps 5000] [--runs 3] [--directory DIR]
 """

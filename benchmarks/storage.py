@@ -35,7 +35,7 @@ async def fill(path: Path, instances: int, steps: int) -> Found:
     async with Engine(f"sqlite:///{path}", workflows=[several]) as engine:
         await run(instances, steps, 100)
         settings = durability(engine)
-    return {**sizes(path), "file_bytes": path.stat().st_size, "durability": settings}
+    return {**sizes(path), "durability": settings}
 
 
 def sizes(path: Path) -> Found:
@@ -53,6 +53,7 @@ def sizes(path: Path) -> Found:
     table = pages.pop(TABLE)
     return {
         "events": events,
+        "file_bytes": path.stat().st_size,
         "table_bytes": table,
         "index_bytes": sum(pages.values()),
         "bytes": table + sum(pages.values()),

@@ -95,7 +95,8 @@ def bare(arguments: argparse.Namespace, directory: str) -> Found:
     steps = arguments.instances * arguments.steps // arguments.at_once
     line = [sys.executable, str(Path(__file__).with_name("writer.py")), "--directory", directory]
     line += ["--instances", str(arguments.at_once), "--steps", str(steps)]
-    return json.loads(subprocess.run(line, stdout=subprocess.PIPE, check=True).stdout)
+    found: Found = json.loads(subprocess.run(line, stdout=subprocess.PIPE, check=True).stdout)
+    return found
 
 
 def report(arguments: argparse.Namespace) -> Found:
