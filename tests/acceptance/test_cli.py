@@ -272,7 +272,9 @@ def test_ids_may_be_cut_and_unknown_ones_are_named(shop: Shop) -> None:
         in shop.call("show", "nothing-like-it", code=1).stderr
     )
     assert "there is no instance with the id 'inv'" in shop.call("show", "inv", code=1).stderr
-    assert "unknown" in shop.call("start", "unknown", code=1).stderr
+    assert "the log knows no workflow named 'unknown'" in shop.call("start", "unknown", code=1).stderr
+    assert "must not start with '$'" in shop.call("start", "shop:patient", "--id", "$x", code=2).stderr
+    assert "no page gave" in shop.call("ls", "--cursor", "bogus", code=2).stderr
     delayed = shop.json("start", "shop:patient", "--id", "later", "--delay", "1h")
     assert delayed["status"] == "pending"
 

@@ -14,7 +14,7 @@ import os
 import shlex
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,13 +45,18 @@ class Failure(click.ClickException):
 
 
 class Commands(click.Group):
-    """A group whose commands may let any `WfesError` out."""
+    """A group whose commands may let any `WfesError` out, and a plain `ValueError` for what cannot be meant."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except WfesError as error:
             raise Failure(str(error)) from error
+        except ValueError as error:
+            # Subclasses are not refusals of an argument: a bug should look like one.
+            if type(error) is not ValueError:
+                raise
+            raise click.UsageError(str(error)) from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         # In the order they are added: what is needed first comes first.
@@ -157,7 +162,8 @@ async def opened(
 
     Raises:
         Failure: There is no log there and none is to be made.
-        click.UsageError: The URL cannot be one of a log.
+        ValueError: The URL cannot be one of a log.
+        click.UsageError: A workflow's definition is not complete.
         LogUnavailable: The log cannot be opened.
     """
     missing = None if creates else place.missing_file()
@@ -166,13 +172,12 @@ async def opened(
             f"there is no log at {missing}: --url (or $WFES_URL) names another one; "
             "`wfes run`, `wfes start` and `wfes worker` make a new one"
         )
-    try:
-        engine = Engine(place.url, workflows=list(workflows), worker=worker)
-    except WfesError:
-        raise
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    async with engine:
+    engine = Engine(place.url, workflows=list(workflows), worker=worker)
+    async with AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(engine)
+        except TypeError as error:  # an annotation of a workflow's handler that names nothing
+            raise click.UsageError(str(error)) from error
         yield engine
 
 

@@ -186,12 +186,6 @@ def set_timeout(place: Place, id: str, in_: int | None, at: datetime | None, as_
         raise click.UsageError("give exactly one of --in DURATION and --at MOMENT")
     span = None if in_ is None else timedelta(microseconds=in_)
 
-    async def change(instance: Instance[Any]) -> None:
-        try:
-            await instance.set_timeout(span, at)
-        except ValueError as error:
-            raise click.UsageError(str(error)) from error
-
-    instance = perform(_changed(place, id, change))
+    instance = perform(_changed(place, id, lambda it: it.set_timeout(span, at)))
     when = f"in {span}" if at is None else f"at {clock(at)}"
     _report(instance, f"times out {when}", as_json)

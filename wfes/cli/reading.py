@@ -49,17 +49,14 @@ def ls(
 
     async def read() -> Page[InstanceRow]:
         async with opened(place) as engine:
-            try:
-                return await engine.instances(
-                    workflow=workflow,
-                    status=[Status(status) for status in statuses] or None,
-                    key=key,
-                    tags=list(tags) or None,
-                    limit=limit,
-                    cursor=cursor,
-                )
-            except ValueError as error:
-                raise click.UsageError(str(error)) from error
+            return await engine.instances(
+                workflow=workflow,
+                status=[Status(status) for status in statuses] or None,
+                key=key,
+                tags=list(tags) or None,
+                limit=limit,
+                cursor=cursor,
+            )
 
     page = perform(read())
     out = screen()

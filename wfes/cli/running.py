@@ -20,7 +20,7 @@ from wfes.cli.timeline import ENDS
 from wfes.cli.values import DURATION, JSON, error_text, json_text, span
 from wfes.core.state import TERMINAL, Status
 from wfes.engine import Engine
-from wfes.errors import InstanceNotFound, WrongWorkflow
+from wfes.errors import InstanceNotFound, UnknownWorkflow, WrongWorkflow
 from wfes.handler.fanout import watchers
 from wfes.instance import Instance
 from wfes.views import RecordedEvent
@@ -299,11 +299,11 @@ def start(
 
     try:
         instance = perform(begin())
-    except ValueError as error:
-        # An id, key or tag that cannot be one; what the log refuses is a WfesError and not for here.
-        if type(error) is not ValueError:
-            raise
-        raise Failure(str(error)) from error
+    except UnknownWorkflow as error:
+        raise Failure(
+            f"the log knows no workflow named {workflow!r}: no worker had it yet; "
+            "MODULE:WORKFLOW starts one by its module"
+        ) from error
     out = screen()
     if as_json:
         document = {
