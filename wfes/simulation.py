@@ -66,7 +66,7 @@ class SimulatedClock:
             if alarm.callback is not None:
                 self._now = max(self._now, due)
                 callback, alarm.callback = alarm.callback, None
-                callback()
+                asyncio.get_running_loop().call_soon(callback)
                 return True
         return False
 

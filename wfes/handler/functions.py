@@ -25,7 +25,7 @@ def is_async(fn: Callable[..., Any]) -> bool:
         return bool(fn.__code__.co_flags & inspect.CO_COROUTINE)
     while isinstance(fn, functools.partial):
         fn = fn.func
-    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
 
 
 def filled(fn: Callable[..., Any], given: int, values: dict[str, Any]) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def return_type(fn: Callable[..., Any]) -> object:
     """The function's declared result type, or ``ABSENT``; annotations that cannot be resolved count as absent."""
     while isinstance(fn, functools.partial):
         fn = fn.func
-    target: Any = fn if inspect.isroutine(fn) else getattr(fn, "__call__", fn)
+    target: Any = fn if inspect.isroutine(fn) else type(fn).__call__
     target = inspect.unwrap(getattr(target, "__func__", target))
     annotations: dict[str, Any] = getattr(target, "__annotations__", None) or {}
     if "return" not in annotations:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from wfes.core import events as e
 from wfes.handler.attempts import StepAsk
+from wfes.handler.ending import whereabouts
 from wfes.handler.nested import SUCCESSES, Nested
 
 if TYPE_CHECKING:
@@ -61,12 +62,12 @@ class Replay:
                 void.update(range(event.void_from, recorded.originator_version))
                 if event.path is not None:
                     forgotten.append((event.path, event.void_from))
-                execution.deadline = event.deadline
+                execution.ends.deadline = event.deadline
                 execution.retries += 1
             elif not event.owner:
                 execution.inbox.seen = recorded.originator_version
             if event.owner:
-                execution.not_before(event.at)
+                execution.line.not_before(event.at)
         if void:
             self._leave_out(void, forgotten)
 
@@ -143,7 +144,7 @@ class Replay:
                 if execution.state is not None:
                     execution.state.adopt(event.changes)
             case e.CancelDelivered():
-                execution.interrupt(event)
+                execution.ends.interrupt(event)
             case e.RunClaimed():
                 self._claimed()
             case e.RunReleased():
@@ -311,4 +312,4 @@ class Replay:
         pythons = {code["python"] for code in codes if isinstance(code, dict) and "python" in code}
         if pythons - {here}:
             note = f"; recorded under Python {', '.join(sorted(pythons))}, run now under {here}"
-        return execution.whereabouts() + note
+        return whereabouts(execution) + note

@@ -6,10 +6,10 @@ The same object serves the handler and the functions of its steps: where it stan
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from random import Random
-from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, overload
 from uuid import UUID
 
 from pydantic import ValidationError
@@ -21,17 +21,17 @@ from wfes.core.durations import Duration
 from wfes.core.ids import derived_id
 from wfes.core.retry import Retry
 from wfes.core.types import ABSENT, json_schema
-from wfes.handler.asks import Ask, CallAsk, ChildAsk, ListenAsk, ProgressAsk, RequestAsk, SleepAsk, TargetAsk
+from wfes.handler.asks import CallAsk, ChildAsk, ListenAsk, ProgressAsk, RequestAsk, SleepAsk, TargetAsk
 from wfes.handler.attempts import StepAsk
-from wfes.handler.fanout import FanOut, batches, keyed, watchers
-from wfes.handler.scope import Scope, current
+from wfes.handler.call import Call
+from wfes.handler.scope import current
+from wfes.handler.step_fanout import StepFanOut
 from wfes.names import Event, Request
 from wfes.validation import checked_name, explained, fitted
 
 if TYPE_CHECKING:
     from wfes.core.state import Outcome
     from wfes.definition import Workflow
-    from wfes.handler.execution import Execution
     from wfes.instance import Instance
 
 T = TypeVar("T")
@@ -40,38 +40,14 @@ Item = TypeVar("Item")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Call(Generic[T]):
-    """A call of ``step``: awaitable once; hashes by its number, so that sets of calls iterate alike in every run."""
-
-    __slots__ = ("_begin", "_begun", "number")
-
-    def __init__(self, number: int, begin: Callable[[], Awaitable[T]]) -> None:
-        self.number = number
-        self._begin = begin
-        self._begun = False
-
-    def __hash__(self) -> int:
-        return self.number
-
-    def __await__(self) -> Generator[Any, None, T]:
-        if self._begun:
-            raise RuntimeError("a step call can be awaited once; make a task of it to await it again")
-        self._begun = True
-        return self._begin().__await__()
-
-
-class Step:
+class Step(StepFanOut):
     """The handler's way to everything that must be recorded; one object an instance.
 
     Example:
         ``prices = await step("price", look_up, order.id, max_attempts=3)``
     """
 
-    __slots__ = ("_calls", "_execution")
-
-    def __init__(self, execution: Execution) -> None:
-        self._execution = execution
-        self._calls = 0
+    __slots__ = ()
 
     # ------------------------------------------------------------------------------------------------ steps
 
@@ -436,205 +412,6 @@ class Step:
 
         return Call(self._number(), perform)
 
-    # ---------------------------------------------------------------------------------------------- fan-out
-
-    @overload
-    def map(
-        self,
-        name: str,
-        items: Iterable[Item],
-        fn: Callable[..., Awaitable[T]],
-        *,
-        concurrency: int = 10,
-        max_attempts: int | None = None,
-        retry: Retry | None = None,
-        timeout: Duration | None = None,
-        key: Callable[[Item], str] | None = None,
-        on_error: Literal["raise"] = "raise",
-        returns: type[Any] | None = None,
-        thread: bool = True,
-    ) -> Call[list[T]]: ...
-
-    @overload
-    def map(
-        self,
-        name: str,
-        items: Iterable[Item],
-        fn: Callable[..., T],
-        *,
-        concurrency: int = 10,
-        max_attempts: int | None = None,
-        retry: Retry | None = None,
-        timeout: Duration | None = None,
-        key: Callable[[Item], str] | None = None,
-        on_error: Literal["raise"] = "raise",
-        returns: type[Any] | None = None,
-        thread: bool = True,
-    ) -> Call[list[T]]: ...
-
-    @overload
-    def map(
-        self,
-        name: str,
-        items: Iterable[Item],
-        fn: Callable[..., Any],
-        *,
-        concurrency: int = 10,
-        max_attempts: int | None = None,
-        retry: Retry | None = None,
-        timeout: Duration | None = None,
-        key: Callable[[Item], str] | None = None,
-        on_error: Literal["collect"],
-        returns: type[Any] | None = None,
-        thread: bool = True,
-    ) -> Call[list[Any]]: ...
-
-    def map(
-        self,
-        name: str,
-        items: Iterable[Any],
-        fn: Callable[..., Any],
-        *,
-        concurrency: int = 10,
-        max_attempts: int | None = None,
-        retry: Retry | None = None,
-        timeout: Duration | None = None,
-        key: Callable[[Any], str] | None = None,
-        on_error: Literal["raise", "collect"] = "raise",
-        returns: Any = None,
-        thread: bool = True,
-    ) -> Call[Any]:
-        """Runs ``fn(item)`` for each item as a recorded step ``name/0``, ``name/1``, …; results in item order.
-
-        Args:
-            name: the name of the whole.
-            items: what to map over.
-            fn: called with each item.
-            concurrency: how many run at a time.
-            max_attempts, retry, timeout, returns, thread: as for a single step.
-            key: a stable id of an item, which takes the place of its number in the path.
-            on_error: ``"raise"``: the failure earliest in the log is raised once running items are recorded;
-                ``"collect"``: failed items give their ``StepError``.
-
-        Raises:
-            StepError: an item failed for good, and ``on_error`` is ``"raise"``.
-            ValueError: two items have the same key, or ``concurrency`` is less than 1.
-        """
-        found = list(items)
-        fan = self._fan_out(
-            name,
-            keyed(name, found, key),
-            fn,
-            concurrency,
-            max_attempts,
-            retry,
-            timeout,
-            on_error,
-            returns,
-            thread,
-        )
-        return Call(self._number(), fan.results)
-
-    def for_each(
-        self,
-        name: str,
-        items: Iterable[Item],
-        fn: Callable[..., Any],
-        *,
-        concurrency: int = 10,
-        max_attempts: int | None = None,
-        retry: Retry | None = None,
-        timeout: Duration | None = None,
-        key: Callable[[Item], str] | None = None,
-        on_error: Literal["raise", "collect"] = "raise",
-        returns: type[Any] | None = None,
-        thread: bool = True,
-    ) -> Call[None]:
-        """As ``map``, with the results not kept."""
-        found = list(items)
-        fan = self._fan_out(
-            name,
-            keyed(name, found, key),
-            fn,
-            concurrency,
-            max_attempts,
-            retry,
-            timeout,
-            on_error,
-            returns,
-            thread,
-        )
-        fan.keep = False
-        return Call(self._number(), fan.nothing)
-
-    def batch(
-        self,
-        name: str,
-        items: Iterable[Item],
-        fn: Callable[..., Any],
-        *,
-        batch_size: int = 20,
-        max_attempts: int | None = None,
-        retry: Retry | None = None,
-        timeout: Duration | None = None,
-        thread: bool = True,
-    ) -> Call[None]:
-        """Runs ``fn(batch)`` for consecutive batches, one after another, each a recorded step ``name/FIRST``.
-
-        Raises:
-            StepError: a batch failed for good.
-            ValueError: ``batch_size`` is less than 1.
-        """
-        found = batches(name, list(items), batch_size)
-        fan = self._fan_out(name, found, fn, 1, max_attempts, retry, timeout, "raise", None, thread)
-        fan.keep = False
-        return Call(self._number(), fan.nothing)
-
-    def _fan_out(
-        self,
-        name: str,
-        items: list[tuple[str, int, Any]],
-        fn: Callable[..., Any],
-        concurrency: int,
-        max_attempts: int | None,
-        retry: Retry | None,
-        timeout: Duration | None,
-        on_error: str,
-        returns: Any,
-        thread: bool,
-    ) -> FanOut:
-        if not callable(fn):
-            raise TypeError(f"step {name!r} takes a function of one item, not {fn!r}")
-        if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
-            raise ValueError(
-                f"concurrency of {name!r} must be a whole number of at least 1, not {concurrency!r}"
-            )
-        if on_error not in ("raise", "collect"):
-            raise ValueError(f'on_error of {name!r} must be "raise" or "collect", not {on_error!r}')
-        scope = self._scope()
-        path = scope.claim(name)
-        policy = self._retry(retry, max_attempts)
-        limit = self._timeout(timeout)
-
-        def ask(key: str, index: int, item: Any) -> StepAsk:
-            return StepAsk(
-                self._execution,
-                f"{path}/{key}",
-                nested=bool(scope.path),
-                fn=fn,
-                args=(item,),
-                retry=policy,
-                timeout=limit,
-                returns=ABSENT if returns is None else returns,
-                thread=thread,
-                once=False,
-                index=index,
-            )
-
-        for watcher in watchers:
-            watcher(self._execution.id, path, len(items))
-        return FanOut(scope, items, ask, concurrency, collects=on_error == "collect")
-
     # ------------------------------------------------------------------------------------- progress and ends
 
     def progress(self, message: str, *, percent: float | None = None, data: Any = None) -> Call[None]:
@@ -686,31 +463,6 @@ class Step:
 
     def _draw(self, purpose: str) -> Random:
         return self._scope().draw(purpose)
-
-    # ------------------------------------------------------------------------------------------------ inside
-
-    def _scope(self) -> Scope:
-        scope = current()
-        if scope is None or scope.execution is not self._execution:
-            return self._execution.root
-        return scope
-
-    def _number(self) -> int:
-        self._calls += 1
-        return self._calls
-
-    def _call(self, scope: Scope, make: Callable[[], Ask]) -> Call[Any]:
-        execution = self._execution
-        return Call(self._number(), lambda: execution.open(scope, make()))
-
-    def _retry(self, retry: Retry | None, max_attempts: int | None) -> Retry:
-        policy = self._execution.workflow.retry if retry is None else retry
-        return policy if max_attempts is None else policy.with_max_attempts(max_attempts)
-
-    def _timeout(self, timeout: Duration | None) -> int | None:
-        if timeout is None:
-            return self._execution.workflow.timeout_micros
-        return durations.micros(timeout, "timeout")
 
 
 def _payload_of(type_: object, event: str) -> Callable[[Any], Any]:

@@ -1,0 +1,44 @@
+"""Giving a step's function that is run again what its inner paths have recorded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wfes import errors
+from wfes.handler.attempts import StepAsk
+
+if TYPE_CHECKING:
+    from wfes.handler.asks import Ask
+    from wfes.handler.execution import Execution
+
+
+def recall(execution: Execution, ask: Ask) -> bool:
+    """Gives a function that is run again what its inner paths have recorded; whether that is all."""
+    nested = execution.nested.recorded.pop(ask.path, None)
+    if nested is None:
+        return False
+    assert ask.future is not None
+    if nested.end is not None:
+        execution.nested.recorded[ask.path] = nested
+        try:
+            ask.future.set_result(ask.outcome(nested.end))
+        except Exception as error:
+            ask.future.set_exception(error)
+        ask.settled = True
+        return True
+    if nested.kind != ask.kind:
+        execution.hold(
+            "difference",
+            f"inside step {ask.path.rpartition('/')[0]!r} the history has a {nested.kind} at {ask.path!r}, "
+            f"and the code now asks for a {ask.kind} there",
+        )
+        raise errors.Suspended
+    nested.apply(ask)
+    execution.register(ask)
+    ask.recorded = ask.on_disk = True
+    if isinstance(ask, StepAsk):
+        execution.active.add(ask)
+        ask.resume()
+    else:
+        ask.begin()
+    return True

@@ -1,0 +1,153 @@
+"""What an execution does when its handler has settled: stay, leave memory, or be held.
+
+A handler all of whose branches wait needs no memory: after a moment (a short sleep needs no replay) its instance is
+released and what will wake it stands in the log. Two conditions no event will ever end are held for somebody to look
+at: a handler that never settles, and one that waits for nothing but itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from wfes.core import durations
+from wfes.core import events as e
+from wfes.handler.ending import whereabouts
+from wfes.handler.outbox import Entry
+
+if TYPE_CHECKING:
+    from wfes.handler.execution import Execution
+
+DEADLOCK_MICROS = 10 * durations.SECOND
+"""How long a handler may wait for nothing that is known before it is held: a thread of its own may yet wake it."""
+INSIDE_LINGER_FACTOR = 10
+"""A step's function that only waits stays this much longer than a handler: it might do something unseen."""
+
+_log = logging.getLogger("wfes")
+
+
+class Rest:
+    """Whether one execution stays in memory.
+
+    Attributes:
+        stopping: a clean stop has begun: no new step starts.
+        releasing: the instance's release is on its way to the log.
+    """
+
+    __slots__ = ("_execution", "_held", "releasing", "stopping")
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+        self._held = False
+        self.stopping = False
+        self.releasing = False
+
+    @property
+    def must_leave(self) -> bool:
+        """Whether it leaves memory whatever comes."""
+        return self.stopping or self._held
+
+    @property
+    def idle(self) -> bool:
+        """Whether every branch of the handler only waits."""
+        execution = self._execution
+        if execution.replay is not None or execution.is_leaving or not execution.line.is_quiet:
+            return False
+        if execution.loop.outside_open or execution.loop.has_ready or execution.held:
+            return False
+        if not execution.asks and not execution.timers:
+            return False
+        return self._only_waits()
+
+    def look(self) -> None:
+        """Decides what to do now that the handler has settled."""
+        execution = self._execution
+        if execution.is_leaving or not execution.line.is_empty:
+            return
+        self._watch_handler_code()
+        if (self.stopping or execution.paused) and self._only_waits():
+            self.release(waiting=execution.paused or not execution.held)
+        elif self._is_stuck():
+            if "deadlock" not in execution.alarms:
+                execution.alarms.set("deadlock", self._from_now(DEADLOCK_MICROS), self._deadlocked)
+        elif "linger" not in execution.alarms and self.idle:
+            self._linger()
+
+    def release(self, *, waiting: bool) -> None:
+        """Releases the instance; the execution is gone when that is committed."""
+        self.releasing = True
+        execution = self._execution
+        line, at = execution.line, execution.stamp()
+        for timer, due in execution.timers.pending():
+            line.add(Entry(e.TimerScheduled(at=at, delay=timer.delay, number=timer.number, due=due)))
+        suspended = tuple(step.path for step in execution.active if execution.waits_inside(step))
+        line.add(Entry(e.RunReleased(at=at, waiting=waiting, suspended=suspended), blocks=True))
+        line.outbox.flush()
+
+    def hold(self, kind: str, report: str) -> None:
+        """Pauses the instance by the engine itself, with a report, and leaves memory."""
+        execution = self._execution
+        name = execution.workflow.name
+        _log.warning("instance %s of workflow %r is paused: %s", execution.id, name, report)
+        self._held = True
+        execution.line.add(Entry(e.WorkflowPaused(at=execution.stamp(), reason=report, held=kind)))
+        self.release(waiting=True)
+
+    def stay(self) -> None:
+        """Does not leave memory after all; functions that were told so already run again."""
+        self.releasing = False
+        for step in list(self._execution.active):
+            if not step.is_running and step.on_disk:
+                step.begin()
+
+    # ------------------------------------------------------------------------------------------------ inside
+
+    def _only_waits(self) -> bool:
+        execution = self._execution
+        return all(execution.waits_inside(step) for step in execution.active)
+
+    def _from_now(self, micros: int) -> int:
+        return self._execution.host.clock.now() + micros
+
+    def _is_stuck(self) -> bool:
+        """Whether nothing that is known can make the handler go on."""
+        execution = self._execution
+        if execution.asks or execution.timers or execution.fresh or not execution.line.is_quiet:
+            return False
+        return not (execution.loop.outside_open or execution.loop.has_ready)
+
+    def _deadlocked(self) -> None:
+        execution = self._execution
+        if not execution.is_leaving and self._is_stuck():
+            execution.hold(
+                "deadlock",
+                f"the handler of workflow {execution.workflow.name!r} waits for nothing but itself: no step, wait "
+                "or timer is open that could make it go on" + whereabouts(execution),
+            )
+
+    def _watch_handler_code(self) -> None:
+        """Bounds the time that handler code takes between two events: only outside awaits can take any."""
+        execution = self._execution
+        limit = execution.workflow.timeout_micros
+        if not execution.loop.outside_open or execution.ends.interrupted is not None:
+            execution.alarms.cancel("handler")
+        elif limit is not None and "handler" not in execution.alarms:
+            text = durations.text(limit)
+            reason = f"handler code ran for longer than its timeout of {text} between two events"
+            execution.alarms.set("handler", self._from_now(limit), lambda: execution.ends.time_out(reason))
+
+    def _linger(self) -> None:
+        execution = self._execution
+        linger = execution.host.linger_micros * (INSIDE_LINGER_FACTOR if execution.active else 1)
+        execution.alarms.set("linger", self._from_now(linger), self._lingered)
+
+    def _lingered(self) -> None:
+        execution = self._execution
+        if execution.is_leaving or not self.idle:
+            return
+        dues = [due for ask in execution.asks.values() if (due := ask.due()) is not None]
+        dues.extend(execution.timers.dues.values())
+        if dues and min(dues) <= self._from_now(execution.host.linger_micros):
+            self._linger()
+        else:
+            self.release(waiting=True)
