@@ -60,6 +60,12 @@ def section(title: str) -> str:
     return match[1]
 
 
+def titles() -> list[str]:
+    """The headings; a comment of a shell block is none."""
+    text = re.sub(r"^```.*?^```$", "", README.read_text(encoding="utf-8"), flags=re.M | re.S)
+    return re.findall(r"^#+ (.*)$", text, re.M)
+
+
 def rows(title: str) -> list[list[str]]:
     """The cells of the table under a heading, without its head."""
     lines = [line for line in section(title).splitlines() if line.startswith("|")]
@@ -79,12 +85,24 @@ class Readme:
 
     blocks: Callable[[], tuple[Block, ...]] = blocks
     section: Callable[[str], str] = section
+    titles: Callable[[], list[str]] = titles
     rows: Callable[[str], list[list[str]]] = rows
     spans: Callable[[str], list[str]] = spans
 
     def of_kind(self, kind: str) -> list[Block]:
         """The blocks that are tested in this way."""
         return [block for block in blocks() if block.kind == kind]
+
+    def after(self, block: Block) -> str | None:
+        """The output shown below a block, if any."""
+        everything = blocks()
+        at = everything.index(block) + 1
+        return everything[at].code if at < len(everything) and everything[at].language == "text" else None
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return README.read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -106,8 +124,8 @@ def shell(tmp_path: Path) -> Mapping[str, str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test with an argument `script` or `example` runs once for each such block."""
-    for argument, kind in (("script", "script"), ("example", "run")):
+    """A test with an argument `script` or `snippet` runs once for each such block."""
+    for argument, kind in (("script", "script"), ("snippet", "run")):
         if argument in metafunc.fixturenames:
             chosen = [block for block in blocks() if block.kind == kind]
             metafunc.parametrize(argument, chosen, ids=[f"line{block.line}" for block in chosen])

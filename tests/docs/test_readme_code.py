@@ -35,19 +35,25 @@ def test_every_block_says_how_it_is_tested(readme: Readme) -> None:
         assert block.kind in known[block.language], f"README.md, line {block.line}: {block.kind!r}"
 
 
-def test_scripts_run(script: Block, tmp_path: Path, shell: Mapping[str, str], readme: Readme) -> None:
+@pytest.fixture
+def reader(tmp_path: Path, readme: Readme) -> Path:
+    """A folder in which a reader has saved the files that the text shows."""
     for block in readme.of_kind("file"):
         (tmp_path / block.argument).write_text(block.code)
-    (tmp_path / "reader.py").write_text(script.code)
-    done = _run([sys.executable, "reader.py"], tmp_path, shell)
-    for expected in script.argument.split(" prints ")[1:]:
-        assert expected in done.stdout
+    return tmp_path
 
 
-def test_examples_run(example: Block) -> None:
-    options = example.options
+def test_scripts_run(script: Block, reader: Path, shell: Mapping[str, str]) -> None:
+    (reader / "script.py").write_text(script.code)
+    done = _run([sys.executable, "-W", "error", "script.py"], reader, shell)
+    if script.argument:
+        assert script.argument.removeprefix("prints ") in done.stdout
+
+
+def test_examples_run(snippet: Block) -> None:
+    options = snippet.options
     names: dict[str, Any] = {"__name__": "example"}
-    exec(compile(example.code, f"README.md, line {example.line}", "exec", dont_inherit=True), names)
+    exec(compile(snippet.code, f"README.md, line {snippet.line}", "exec", dont_inherit=True), names)
     workflows = [value for value in names.values() if isinstance(value, Workflow)]
     wanted = names[options["workflow"]]
 
@@ -76,33 +82,65 @@ async def _play(env: testing.Environment, run: Instance[Any], options: Mapping[s
         await run.cancel(options["cancel"])
 
 
-def test_the_tour_runs(readme: Readme, tmp_path: Path, shell: Mapping[str, str]) -> None:
-    for block in readme.of_kind("file"):
-        (tmp_path / block.argument).write_text(block.code)
-    parts = [f"echo '== {block.line}'\n{block.code}" for block in readme.of_kind("tour")]
-    script = "exec 2>&1\n" + "".join(parts) + "wait\n"
-    done = _run(["bash", "-c", script], tmp_path, shell)
-    shown = {int(line): text for line, text in re.findall(r"^== (\d+)\n(.*?)(?=^== |\Z)", done.stdout, re.M | re.S)}
-    everything = list(readme.blocks())
-    for at, block in enumerate(everything):
-        if block.kind == "tour":
-            assert everything[at + 1].language == "text"
-            _assert_shown(everything[at + 1].code, shown[block.line])
+@pytest.mark.slow
+def test_the_tour_runs(readme: Readme, reader: Path, shell: Mapping[str, str]) -> None:
+    """One shell runs all of it, as a reader's does: `$!` goes on from one block to the next."""
+    tour = readme.of_kind("tour")
+    script = "".join(f"echo '== {block.line}'\n{block.code}" for block in tour)
+    done = _run(["bash", "-c", f"exec 2>&1\n{script}wait\n"], reader, shell)
+    shown = dict(re.findall(r"^== (\d+)\n(.*?)(?=^== |\Z)", done.stdout, re.M | re.S))
+    for block in tour:
+        expected = readme.after(block)
+        assert expected is not None, block
+        _assert_shown(expected, shown[str(block.line)])
 
 
-def test_the_tour_keeps_its_promise(readme: Readme, tmp_path: Path, shell: Mapping[str, str]) -> None:
-    """Every `file` block is a module that imports, and has the workflow that the commands name."""
-    for block in readme.of_kind("file"):
-        (tmp_path / block.argument).write_text(block.code)
-        module = block.argument.removesuffix(".py")
-        _run([sys.executable, "-c", f"import {module}"], tmp_path, shell)
-
-
-def test_commands_run(readme: Readme, tmp_path: Path, shell: Mapping[str, str]) -> None:
-    for block in readme.of_kind("file"):
-        (tmp_path / block.argument).write_text(block.code)
+@pytest.mark.slow
+def test_commands_run(readme: Readme, reader: Path, shell: Mapping[str, str]) -> None:
     for block in readme.of_kind("commands"):
-        _run(["bash", "-ec", block.code], tmp_path, shell)
+        done = _run(["bash", "-ec", block.code], reader, shell)
+        _assert_shown(readme.after(block) or "", done.stdout)
+
+
+@pytest.mark.slow
+def test_the_web_application_runs(readme: Readme, reader: Path, shell: Mapping[str, str]) -> None:
+    (block,) = readme.of_kind("app")
+    (reader / block.argument).write_text(block.code)
+    (reader / "visit.py").write_text(VISIT)
+    _run([sys.executable, "visit.py"], reader, shell)
+
+
+VISIT = """
+import time
+
+from fastapi.testclient import TestClient
+from web import app
+
+ITEM = "a very long name"
+
+
+def until(client, field, value):
+    end = time.monotonic() + 30
+    while (seen := client.get("/orders/order-7").json())[field] != value:
+        assert time.monotonic() < end, seen
+        time.sleep(0.05)
+    return seen
+
+
+with TestClient(app) as client:
+    order = {"order_id": "7", "items": [ITEM]}
+    assert client.get("/orders/order-7").status_code == 404
+    for _ in range(2):
+        assert client.post("/orders", json=order).json() == {"id": "order-7"}
+    assert client.post("/orders", json={"order_id": "8"}).status_code == 422
+    until(client, "waiting_for", ["approval"])
+
+# The server is restarted while the order waits.
+with TestClient(app) as client:
+    assert client.post("/orders/order-7/approval", params={"approved": True}).status_code == 200
+    seen = until(client, "status", "completed")
+    assert seen["output"] == {"order_id": "7", "total": 10.0 * len(ITEM)}, seen
+"""
 
 
 def _assert_shown(expected: str, shown: str) -> None:
