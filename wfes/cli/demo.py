@@ -15,7 +15,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from wfes.cli.app import Place, json_option, opened, perform
+from wfes.cli.app import Failure, Place, json_option, opened, perform
 from wfes.cli.crew import Crew
 from wfes.cli.live import LiveView, Watch
 from wfes.cli.reading import print_timeline
@@ -194,7 +194,7 @@ class _Demo:
             if event.type == "RequestIssued":
                 await self._answer(engine, event, view)
             elif event.type == "WorkflowPaused":
-                raise click.ClickException(f"the demo was paused: {event.data.get('reason')}")
+                raise Failure(f"instance {instance.id} was paused: {event.data.get('reason')}")
             elif event.type in ENDS:
                 return
 
