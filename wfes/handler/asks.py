@@ -11,6 +11,8 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pydantic import ValidationError
+
 from wfes import errors
 from wfes.core import events as e
 from wfes.core.error_info import ErrorInfo
@@ -18,6 +20,7 @@ from wfes.core.events import Json
 from wfes.core.state import Outcome, Status
 from wfes.handler import refusal
 from wfes.handler.tasks import PrivateFuture
+from wfes.validation import explained, fitted
 
 if TYPE_CHECKING:
     from wfes.handler.execution import Execution
@@ -278,7 +281,11 @@ class RequestAsk(TimedAsk):
         if isinstance(event, e.WaitTimedOut):
             raise self.timed_out()
         provided = self.execution.inbox.at(event.provided)
-        return self.execution.host.values.open(provided.data, self.type_)
+        data = self.execution.host.values.open(provided.data, self.type_)
+        try:
+            return fitted(self.type_, data)  # whoever answered may not have known the type
+        except ValidationError as error:
+            raise errors.InvalidData(self.name, explained(error)) from error
 
 
 class TargetAsk(TimedAsk):
