@@ -93,6 +93,13 @@ class HandlerTimers:
                 alarm.cancel()
                 self.dues.pop((timer.delay, timer.number), None)
 
+    def arm_again(self) -> None:
+        """Arms what was due while nothing could fire."""
+        for timer in self._loop.pending_timers():
+            due = self.dues.get((timer.delay, timer.number))
+            if due is not None and timer not in self._armed:
+                self._arm(timer, due)
+
     def pending(self) -> list[tuple[PrivateTimer, int]]:
         """The timers that are open, with the moments they are due."""
         return [(timer, self.dues[timer.delay, timer.number]) for timer in self._armed]

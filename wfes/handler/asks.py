@@ -101,6 +101,11 @@ class Ask:
     def halt(self) -> None:
         """Stops whatever runs for it."""
 
+    def stay(self) -> None:
+        """Goes on where its execution was about to leave memory and did not."""
+        self.halt()
+        self.begin()
+
     def withdrawal(self, at: int) -> e.Event:
         """The event that records its being withdrawn."""
         return e.WaitCancelled(at=at, path=self.path)

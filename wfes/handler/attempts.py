@@ -287,6 +287,14 @@ class StepAsk(Ask):
         self.cut_offs = 0
         self.execution.begin_attempt(self)
 
+    def stay(self) -> None:
+        if self.retry_at is not None:
+            if self.alarm is not None:
+                self.alarm.cancel()
+            self._back_off()
+        elif not self.is_running:
+            self.begin()
+
     def halt(self) -> None:
         if self.alarm is not None:
             self.alarm.cancel()

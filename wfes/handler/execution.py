@@ -43,7 +43,7 @@ from wfes.handler.recall import recall
 from wfes.handler.replay import Replay
 from wfes.handler.rest import Rest
 from wfes.handler.scope import Scope, enter
-from wfes.handler.state import RecordedState
+from wfes.handler.state import RecordedState, plain
 from wfes.handler.step import Step
 
 if TYPE_CHECKING:
@@ -262,7 +262,7 @@ class Execution:
 
     def seal(self, value: object, where: str, type_: object = ABSENT) -> Json:
         """The value as a JSON tree; a large one's bytes go along with the next entries."""
-        sealed = self.host.values.seal(value, where, type_)
+        sealed = self.host.values.seal(plain(value), where, type_)
         if sealed.blobs:
             self.line.take_along(sealed.blobs)
             self.host.values.keep(sealed)
@@ -346,7 +346,7 @@ class Execution:
                 """Nothing the handler has to know."""
 
     def _look(self, ask: Ask | None) -> None:
-        if isinstance(ask, TimedAsk) and ask.on_disk and not ask.settled:
+        if isinstance(ask, TimedAsk) and ask.on_disk and not (ask.settled or self.is_leaving):
             ask.look()
 
     # ------------------------------------------------------------------------------------- turns

@@ -94,11 +94,13 @@ class Rest:
         self.release(waiting=True)
 
     def stay(self) -> None:
-        """Does not leave memory after all; functions that were told so already run again."""
+        """Does not leave memory after all: takes up what was due or came while it was about to."""
         self.releasing = False
-        for step in list(self._execution.active):
-            if not step.is_running and step.on_disk:
-                step.begin()
+        execution = self._execution
+        for ask in list(execution.asks.values()):
+            if ask.on_disk and not (ask.settled or ask.withdrawn):
+                ask.stay()
+        execution.timers.arm_again()
 
     # ------------------------------------------------------------------------------------------------ inside
 

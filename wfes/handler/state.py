@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from wfes.handler.execution import Execution
 
 
+def plain(value: object) -> object:
+    """The value, as an object of the user's own model where it is a handler's state (or a copy of one)."""
+    model = getattr(type(value), "__wfes_model__", None)
+    if model is None:
+        return value
+    return model.model_construct(_fields_set=value.model_fields_set, **dict(value))  # type: ignore[attr-defined,call-overload]
+
+
 @functools.cache
 def _guarded(model: type[BaseModel]) -> type[BaseModel]:
     def __setattr__(self: BaseModel, name: str, value: Any) -> None:
@@ -24,7 +32,12 @@ def _guarded(model: type[BaseModel]) -> type[BaseModel]:
             raise errors.StateReadOnly(name, scope.path)
         model.__setattr__(self, name, value)
 
-    namespace = {"__setattr__": __setattr__, "__module__": model.__module__, "__doc__": model.__doc__}
+    namespace = {
+        "__setattr__": __setattr__,
+        "__wfes_model__": model,
+        "__module__": model.__module__,
+        "__doc__": model.__doc__,
+    }
     metaclass: Any = type(model)
     guarded: type[BaseModel] = metaclass(model.__name__, (model,), namespace)
     guarded.__qualname__ = model.__qualname__
