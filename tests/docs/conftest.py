@@ -19,7 +19,9 @@ from typing import Any
 import pytest
 
 README = Path(__file__).resolve().parents[2] / "README.md"
-_BLOCK = re.compile(r"(?:^<!-- (?P<what>.*?) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.M | re.S)
+_BLOCK = re.compile(
+    r"(?:^<!-- (?P<what>.*?) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+)
 _CODE_SPAN = re.compile(r"`([^`]+)`")
 
 
@@ -55,15 +57,15 @@ def blocks() -> tuple[Block, ...]:
 def section(title: str) -> str:
     """The text under a heading, up to the next heading of any rank."""
     text = README.read_text(encoding="utf-8")
-    match = re.search(rf"^#+ {re.escape(title)}\n(.*?)(?=^#+ |\Z)", text, re.M | re.S)
+    match = re.search(rf"^#+ {re.escape(title)}\n(.*?)(?=^#+ |\Z)", text, re.MULTILINE | re.DOTALL)
     assert match is not None, f"README.md has no section {title!r}"
     return match[1]
 
 
 def titles() -> list[str]:
     """The headings; a comment of a shell block is none."""
-    text = re.sub(r"^```.*?^```$", "", README.read_text(encoding="utf-8"), flags=re.M | re.S)
-    return re.findall(r"^#+ (.*)$", text, re.M)
+    text = re.sub(r"^```.*?^```$", "", README.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"^#+ (.*)$", text, re.MULTILINE)
 
 
 def rows(title: str) -> list[list[str]]:

@@ -20,17 +20,16 @@ import wfes
 import wfes_projections
 from wfes import Step, testing, workflow
 
-EXAMPLE = re.compile(r"^Examples?:\n((?:(?: +.*)?\n)+)", re.M)
-CODE = re.compile(r"``(.+?)``", re.S)
+EXAMPLE = re.compile(r"^Examples?:\n((?:(?: +.*)?\n)+)", re.MULTILINE)
+CODE = re.compile(r"``(.+?)``", re.DOTALL)
 
 
 def _modules() -> list[ModuleType]:
     found: list[ModuleType] = []
     for package in (wfes, wfes_projections):
         found.append(package)
-        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if not module.name.endswith("__main__"):
-                found.append(importlib.import_module(module.name))
+        inside = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+        found += [importlib.import_module(at.name) for at in inside if not at.name.endswith("__main__")]
     return found
 
 
@@ -62,7 +61,7 @@ def test_doctests(example: doctest.DocTest) -> None:
     assert runner.run(example, out=told.append).failed == 0, "".join(told)
 
 
-@pytest.mark.parametrize(("name", "block"), _examples(), ids=lambda value: value if "\n" not in value else "")
+@pytest.mark.parametrize(("name", "block"), list(_examples()), ids=lambda value: value.strip())
 def test_examples_run_in_a_handler(name: str, block: str) -> None:
     code = "\n".join(CODE.findall(block)) or block
     compiled = compile(code, name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)

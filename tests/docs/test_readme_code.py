@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic_core import to_jsonable_python
 
-from wfes import Instance, Workflow, WfesError, testing
+from wfes import Instance, WfesError, Workflow, testing
 
 if TYPE_CHECKING:
-    from conftest import Block, Readme
+    from tests.docs.conftest import Block, Readme
 
 SECONDS_MAX = 50.0
 _VARYING = re.compile(r"\+?\d+(?:\.\d+)? m?s\b|…")
@@ -54,8 +54,8 @@ def test_examples_run(snippet: Block) -> None:
     options = snippet.options
     names: dict[str, Any] = {"__name__": "example"}
     exec(compile(snippet.code, f"README.md, line {snippet.line}", "exec", dont_inherit=True), names)
-    workflows = [value for value in names.values() if isinstance(value, Workflow)]
-    wanted = names[options["workflow"]]
+    workflows: list[Workflow[Any, Any]] = [v for v in names.values() if isinstance(v, Workflow)]
+    wanted: Workflow[Any, Any] = names[options["workflow"]]
 
     async def main() -> None:
         async with testing.engine(workflows) as env:
@@ -88,7 +88,7 @@ def test_the_tour_runs(readme: Readme, reader: Path, shell: Mapping[str, str]) -
     tour = readme.of_kind("tour")
     script = "".join(f"echo '== {block.line}'\n{block.code}" for block in tour)
     done = _run(["bash", "-c", f"exec 2>&1\n{script}wait\n"], reader, shell)
-    shown = dict(re.findall(r"^== (\d+)\n(.*?)(?=^== |\Z)", done.stdout, re.M | re.S))
+    shown = dict(re.findall(r"^== (\d+)\n(.*?)(?=^== |\Z)", done.stdout, re.MULTILINE | re.DOTALL))
     for block in tour:
         expected = readme.after(block)
         assert expected is not None, block

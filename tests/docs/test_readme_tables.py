@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import pytest
 
 import wfes
 import wfes.errors
@@ -15,9 +17,9 @@ from wfes.cli import main as command_line
 from wfes.core.state import ACTIVE, TRANSITIONS
 
 if TYPE_CHECKING:
-    from conftest import Readme
+    from tests.docs.conftest import Readme
 
-_EDGE = re.compile(r"^\s*(\w+) --> (\w+)", re.M)
+_EDGE = re.compile(r"^\s*(\w+) --> (\w+)", re.MULTILINE)
 _COMMON = {"as_json"}
 
 
@@ -29,14 +31,34 @@ def test_the_diagram_is_the_table_of_transitions(readme: Readme) -> None:
     assert drawn == {(source, target) for source, targets in TRANSITIONS.items() for target in targets}
 
 
+def test_the_changelog_has_this_version() -> None:
+    changelog = (Path(__file__).resolve().parents[2] / "CHANGELOG.md").read_text(encoding="utf-8")
+    released = re.findall(r"^## \[(\d.*?)\]", changelog, re.MULTILINE)
+    assert released[0] == wfes.__version__
+
+
+def test_what_is_said_to_be_missing_is_missing(readme: Readme) -> None:
+    text = readme.section("Not there yet")
+    for kind, names in (
+        (Step, ("transaction", "patched")),
+        (Instance, ("at", "diff", "fork", "replay", "verify")),
+    ):
+        for name in names:
+            assert f"{name}`" in text
+            assert not hasattr(kind, name)
+    missing: dict[str, Any] = {"keys": "k", "projections": [1], "conversations": [1]}
+    for option, value in missing.items():
+        assert f"`{option}=`" in text
+        with pytest.raises(wfes.NotSupported, match=option):
+            Engine("sqlite://", **{option: value})
+
+
 def test_every_status_is_explained(readme: Readme) -> None:
     assert [readme.spans(row[0]) for row in readme.rows("Statuses")] == [[status] for status in Status]
 
 
 def test_every_error_is_listed_with_its_builtin_bases(readme: Readme) -> None:
-    listed = {
-        readme.spans(name)[0]: set(readme.spans(bases)) for name, bases, _ in readme.rows("Errors")
-    }
+    listed = {readme.spans(name)[0]: set(readme.spans(bases)) for name, bases, _ in readme.rows("Errors")}
     defined: dict[str, set[str]] = {}
     for name, kind in vars(wfes.errors).items():
         public = inspect.isclass(kind) and not name.startswith("_") and kind.__module__ == "wfes.errors"
@@ -72,7 +94,9 @@ def test_every_option_of_workflow_is_listed(readme: Readme) -> None:
 def test_every_call_of_the_public_classes_is_listed(readme: Readme) -> None:
     for kind in (Step, Workflow, Instance, Engine):
         calls = _listed(readme, f"`{kind.__name__}`")
-        public = {name for name, value in inspect.getmembers(kind) if not name.startswith("_") and callable(value)}
+        public = {
+            name for name, value in inspect.getmembers(kind) if not name.startswith("_") and callable(value)
+        }
         if kind is Step:
             public |= {"__call__", "attempt", "index"}
         assert set(calls) == public - _INTERNAL.get(kind, set()), kind
@@ -117,5 +141,14 @@ def test_every_public_name_is_in_the_text(readme: Readme) -> None:
     assert missing <= _UNNAMED, missing - _UNNAMED
 
 
-_UNNAMED = {"__version__", "DataRequest", "ErrorInfo", "InstanceRow", "RecordedEvent", "Schedule", "Concurrency", "Wait"}
+_UNNAMED = {
+    "__version__",
+    "DataRequest",
+    "ErrorInfo",
+    "InstanceRow",
+    "RecordedEvent",
+    "Schedule",
+    "Concurrency",
+    "Wait",
+}
 """Types of what calls return, and of options that have no effect yet."""
