@@ -53,6 +53,7 @@ SAMPLES: list[tuple[BaseException, type[BaseException] | None, str]] = [
         "'a' of instance 'i' is not open: answered",
     ),
     (errors.InstanceEnded("i", status="failed", action="send"), None, "'i' is over .failed., so send is not"),
+    (errors.NotSupported("keys= is not"), NotImplementedError, "keys= is not"),
     (errors.KeyInUse("k", workflow="w", id="i"), None, "'k' of workflow 'w' is in use by instance 'i'"),
     (errors.EngineNotOpen(), None, "No engine is open"),
     (errors.OutsideHandler("complete()"), None, r"complete\(\) works only inside"),
