@@ -305,6 +305,13 @@ class PayloadTooLarge(WfesError, ValueError):
 class NotSupported(WfesError, NotImplementedError):
     """This release of wfes cannot do this."""
 
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+
+    def __str__(self) -> str:
+        return self.what
+
 
 class RedactionUnavailable(WfesError):
     """Redaction needs Engine(keys=...) from the time the values were written, and an ended instance."""

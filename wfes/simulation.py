@@ -212,9 +212,7 @@ class SimulatedHost:
     def _pump(self) -> None:
         self._pumping = False
         queue, self._queue = self._queue, []
-        results = []
-        for member in queue:
-            results.append((member, member.run(self.log)))
+        results = [(member, member.run(self.log)) for member in queue]
         self.commits += 1
         self.tell()
         for member, result in results:
@@ -282,7 +280,9 @@ class SimulatedHost:
         return [s for s in self.log._states.values() if s.ended is None and s.id not in self.executions]
 
     def _claim_runnable(self) -> bool:
-        runnable = [s.id for s in self._waiting() if (due := s.runnable_at()) is not None and due <= self.clock.now()]
+        runnable = [
+            s.id for s in self._waiting() if (due := s.runnable_at()) is not None and due <= self.clock.now()
+        ]
         for id in runnable:
             self.begin(id)
         return bool(runnable)

@@ -54,8 +54,22 @@ class Programs:
         if depth <= 0 or self.left <= 0 or draw.random() < 0.35:
             return self.leaf(number)
         kind = draw.choice(
-            ["seq", "seq", "gather", "collect", "wait", "completed", "group", "timeout", "wait_for", "cancel"]
-            + ["finally", "try", "shield", "map"]
+            [
+                "seq",
+                "seq",
+                "gather",
+                "collect",
+                "wait",
+                "completed",
+                "group",
+                "timeout",
+                "wait_for",
+                "cancel",
+                "finally",
+                "try",
+                "shield",
+                "map",
+            ]
         )
         if kind == "map":
             return (kind, number, draw.randrange(1, 5), draw.randrange(1, 4), self.length(), self.length())
@@ -66,7 +80,8 @@ class Programs:
     def leaf(self, number: int) -> Node:
         draw = self.random
         kind = draw.choice(
-            ["step"] * 6 + ["nap", "nap", "sleep", "listen", "request", "flaky", "fails", "progress", "outer", "now"]
+            ["step"] * 6
+            + ["nap", "nap", "sleep", "listen", "request", "flaky", "fails", "progress", "outer", "now"]
         )
         return (kind, number, self.length(), draw.randrange(3))
 
@@ -94,9 +109,9 @@ class World:
         self.executed[path] += 1
         assert self.host is not None
         if length:
-            done = asyncio.get_running_loop().create_future()
-            self.host.clock.call_at(self.host.clock.now() + length, lambda: done.done() or done.set_result(None))
-            await done
+            done = asyncio.Event()
+            self.host.clock.call_at(self.host.clock.now() + length, done.set)
+            await done.wait()
         if attempt <= fails:
             raise Boom(path)
         return path
@@ -150,7 +165,10 @@ class Interpreter:
         name = f"o{number}"
 
         async def work() -> list[str]:
-            found = [await self.step(f"i{k}", self.world.work, f"{name}/i{k}", length, 0, 1) for k in range(inner + 1)]
+            found = [
+                await self.step(f"i{k}", self.world.work, f"{name}/i{k}", length, 0, 1)
+                for k in range(inner + 1)
+            ]
             await self.step.sleep("rest", length / 1e6)
             return found
 
@@ -243,8 +261,8 @@ class Interpreter:
         task = asyncio.create_task(self.do(child))
         await asyncio.sleep(length / 1e6)
         task.cancel()
-        (end,) = await asyncio.gather(task, return_exceptions=True)
-        return type(end).__name__ if isinstance(end, BaseException) else end
+        ends = list[Any](await asyncio.gather(task, return_exceptions=True))
+        return type(ends[0]).__name__ if isinstance(ends[0], BaseException) else ends[0]
 
     async def do_finally(self, number: int, length: int, _: int, child: Node, *cleanup: Node) -> Any:
         try:
@@ -299,7 +317,7 @@ class Disturbance:
             case "send":
                 command = Send(event=f"e{draw.randrange(3)}", payload=commits)
             case "provide":
-                requests = [wait.target for wait in state.waits.values() if wait.kind == "request"]
+                requests = [str(wait.target) for wait in state.waits.values() if wait.kind == "request"]
                 command = Provide(id=draw.choice(requests) if requests else "none", data=commits)
             case "pause":
                 command = Pause(reason="test")

@@ -147,8 +147,10 @@ class Log(Protocol):
 class Tx(Protocol):
     """What a member sees inside the writer's transaction: exact states, and appends that all commit or none."""
 
-    now: int
-    """The writer's clock, in microseconds since the Unix epoch."""
+    @property
+    def now(self) -> int:
+        """The writer's clock, in microseconds since the Unix epoch."""
+        ...
 
     def state(self, stream: str) -> InstanceState | None:
         """The slim state of an instance as of now, this transaction's own appends included; None if there is none.
