@@ -50,6 +50,8 @@ class Replay:
         self._execution = execution
         self._history = history
         self._cursor = 0
+        # Suspended steps whose functions have been run again since that release.
+        self._run_again: set[str] = set()
 
     def prepare(self) -> None:
         """Leaves out what retries made void, and notes what came from outside."""
@@ -95,6 +97,16 @@ class Replay:
                 if isinstance(event, e.ResultReused):
                     execution.pool.pop(event.path, None)
         self._history = kept
+
+    def foresee_interruption(self) -> None:
+        """Notes a cancellation or time-out that stands further on: a replay that cannot get there still ends by it."""
+        ends = self._execution.ends
+        for recorded in self._history[self._cursor :]:
+            event = recorded.event
+            if isinstance(event, e.CancelDelivered):
+                ends.interrupted, ends.cancel = event, None
+            elif isinstance(event, e.CancelRequested):
+                ends.request_cancel(event)
 
     # -------------------------------------------------------------------------------------------- the walk
 
@@ -151,6 +163,9 @@ class Replay:
                 self._suspended(event)
             case e.WorkflowRetried():
                 self._retried()
+            case e.WorkflowResumed():
+                self._forget_cut_offs()
+                execution.take_in(event, version)
             case _ if not event.owner:
                 execution.take_in(event, version)
             case _:
@@ -267,28 +282,35 @@ class Replay:
 
     # -------------------------------------------------------------------------------------------- ownership
 
-    def _claimed(self) -> None:
-        """Whoever owned it is gone: started steps that were not suspended have been cut off."""
+    def _open_steps(self) -> list[tuple[str, Any]]:
+        """Steps that have begun and not ended, by path: the handler's own, and what is kept of inner ones."""
         execution = self._execution
-        steps: list[Any] = [
-            ask for ask in execution.asks.values() if isinstance(ask, StepAsk) and ask.recorded
+        steps: list[tuple[str, Any]] = [
+            (path, ask) for path, ask in execution.asks.items() if isinstance(ask, StepAsk) and ask.recorded
         ]
-        steps += [
-            nested
-            for nested in execution.nested.recorded.values()
-            if nested.kind == "step" and nested.end is None
-        ]
-        for step in steps:
-            if not step.suspended:
+        for path, nested in execution.nested.recorded.items():
+            if nested.kind == "step" and nested.end is None:
+                steps.append((path, nested))
+        return steps
+
+    def _claimed(self) -> None:
+        """Whoever owned it is gone: started steps have been cut off, but for those suspended by its release."""
+        for path, step in self._open_steps():
+            if step.suspended and path not in self._run_again:
+                self._run_again.add(path)
+            else:
+                step.suspended = False
                 step.cut_offs += 1
 
     def _suspended(self, event: e.RunReleased) -> None:
-        execution = self._execution
-        for ask in execution.asks.values():
-            if isinstance(ask, StepAsk):
-                ask.suspended = ask.path in event.suspended
-        for path, nested in execution.nested.recorded.items():
-            nested.suspended = path in event.suspended
+        self._run_again.clear()
+        for path, step in self._open_steps():
+            step.suspended = path in event.suspended
+
+    def _forget_cut_offs(self) -> None:
+        """Somebody resumed it: what was cut off gets as many tries as before."""
+        for _, step in self._open_steps():
+            step.cut_offs = 0
 
     def _retried(self) -> None:
         """What was open before an end is asked for again after the retry."""
@@ -309,7 +331,7 @@ class Replay:
         here = f"{sys.version_info[0]}.{sys.version_info[1]}"
         note = ""
         codes = [r.event.code for r in self._history if isinstance(r.event, e.RunClaimed)]
-        pythons = {code["python"] for code in codes if isinstance(code, dict) and "python" in code}
+        pythons = {str(code["python"]) for code in codes if code and "python" in code}
         if pythons - {here}:
             note = f"; recorded under Python {', '.join(sorted(pythons))}, run now under {here}"
         return whereabouts(execution) + note

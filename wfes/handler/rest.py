@@ -85,8 +85,13 @@ class Rest:
         line.outbox.flush()
 
     def hold(self, kind: str, report: str) -> None:
-        """Pauses the instance by the engine itself, with a report, and leaves memory."""
+        """Pauses the instance by the engine itself, with a report, and leaves memory; one that is to end, ends."""
         execution = self._execution
+        if execution.replay is not None:
+            execution.replay.foresee_interruption()
+            if execution.ends.is_interrupted:
+                execution.ends.finish_interrupted()
+                return
         name = execution.workflow.name
         _log.warning("instance %s of workflow %r is paused: %s", execution.id, name, report)
         self._held = True

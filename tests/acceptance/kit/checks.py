@@ -85,6 +85,7 @@ def malformed(history: Sequence[e.Recorded]) -> list[str]:
     problems: list[str] = []
     epoch, owned, at, over = 0, False, 0, False
     started: set[str] = set()
+    suspended: set[str] = set()
     completed: set[str] = set()
     for recorded in history:
         event, where = recorded.event, f"{id} version {recorded.originator_version}: {recorded.event.topic}"
@@ -96,7 +97,8 @@ def malformed(history: Sequence[e.Recorded]) -> list[str]:
             if over:
                 problems.append(f"{where}: claimed after its end")
             epoch, owned = event.epoch, True
-            started.clear()
+            # A step that was left while it waited inside goes on under the next owner without another start.
+            started, suspended = suspended, set()
         elif event.owner:
             if not owned:
                 problems.append(f"{where}: nobody owned it")
@@ -119,6 +121,8 @@ def malformed(history: Sequence[e.Recorded]) -> list[str]:
             problems.append(f"{where}: after its end")
         if isinstance(event, e.RunReleased) or event.terminal:
             owned = False
+        if isinstance(event, e.RunReleased):
+            suspended = set(event.suspended)
         over = over or event.terminal
     return problems
 
@@ -227,9 +231,18 @@ def unannounced(histories: Histories, calls: Sequence[tuple[str, str, int]]) -> 
     """Step functions that were called more often than their starts are recorded (G2)."""
     starts: Counter[tuple[str, str, int]] = Counter()
     for id, history in histories.items():
-        for recorded in history:
-            if isinstance(recorded.event, e.StepStarted):
-                starts[id, recorded.event.path.replace(" ", "_"), recorded.event.attempt] += 1
+        attempts: dict[str, int] = {}
+        suspended: tuple[str, ...] = ()
+        for event in (recorded.event for recorded in history):
+            if isinstance(event, e.StepStarted):
+                attempts[event.path] = event.attempt
+                starts[id, event.path.replace(" ", "_"), event.attempt] += 1
+            elif isinstance(event, e.RunReleased):
+                suspended = event.suspended
+            elif isinstance(event, e.RunClaimed):
+                for path in suspended:
+                    starts[id, path.replace(" ", "_"), attempts[path]] += 1
+                suspended = ()
     return [
         f"{call} was called {count} times, {starts[call]} starts are recorded"
         for call, count in Counter(calls).items()

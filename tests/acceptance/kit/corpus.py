@@ -166,10 +166,11 @@ async def fan_out(number: int, step: Step) -> dict[str, Any]:
         return item * step.index
 
     def square(item: int) -> int:
-        return same(item * item)
+        squared: int = same(item * item)
+        return squared
 
     def numbered(batch: list[int], i: int) -> list[int]:
-        return same([i, *batch])
+        return [*same([i, *batch])]
 
     squares = await step.map("square", range(6), square, concurrency=3)
     found = await step.map("odd", range(4), odd, max_attempts=1, on_error="collect", key=lambda i: f"k{i}")

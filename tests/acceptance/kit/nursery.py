@@ -26,6 +26,7 @@ from typing import Any
 
 import checks
 import driver
+from scenarios import environment
 
 from wfes.log import faults
 
@@ -106,7 +107,11 @@ class Nursery:
 
     def __enter__(self) -> Nursery:
         self._process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(),
         )
         return self
 
