@@ -28,6 +28,8 @@ from wfes.simulation import SimulatedHost
 SCALE = int(os.environ.get("WFES_TEST_SCALE", "1"))
 MILLI = 1_000
 Node = tuple[Any, ...]
+NESTS = ("seq", "gather", "collect", "wait", "completed", "group", "timeout", "wait_for")
+MORE = ("seq", "cancel", "finally", "try", "shield", "map")
 Branch = Callable[[], Awaitable[Any]]
 
 
@@ -53,24 +55,7 @@ class Programs:
         draw = self.random
         if depth <= 0 or self.left <= 0 or draw.random() < 0.35:
             return self.leaf(number)
-        kind = draw.choice(
-            [
-                "seq",
-                "seq",
-                "gather",
-                "collect",
-                "wait",
-                "completed",
-                "group",
-                "timeout",
-                "wait_for",
-                "cancel",
-                "finally",
-                "try",
-                "shield",
-                "map",
-            ]
-        )
+        kind = draw.choice(NESTS + MORE)
         if kind == "map":
             return (kind, number, draw.randrange(1, 5), draw.randrange(1, 4), self.length(), self.length())
         width = 1 if kind in ("timeout", "wait_for", "cancel", "try", "shield") else draw.randrange(1, 5)
@@ -230,7 +215,7 @@ class Interpreter:
 
     async def do_completed(self, number: int, _: int, __: int, *children: Node) -> Any:
         tasks = [asyncio.create_task(self.do(child)) for child in children]
-        found = []
+        found: list[Any] = []
         for first in asyncio.as_completed(tasks):
             try:
                 found.append(await first)

@@ -43,6 +43,10 @@ STATUS_STYLES = {
     "cancelled": "dim",
 }
 COLUMN_GAP = "  "
+GRID_GAP_CHARS = 3
+"""What lies between two columns of a table of rich's."""
+FOLDED_CHARS_MIN = 16
+"""How narrow a folded column may become."""
 
 
 class Screen:
@@ -81,31 +85,44 @@ class Screen:
             self.line((f"{name:<{width}}{COLUMN_GAP}", "dim"), value)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Part]]) -> None:
-        """Prints rows under their columns' names."""
-        if self.console is None:
-            self._plain_table(columns, rows)
+        """Prints rows under their columns' names. Nothing is cut off: where a terminal is narrow, long texts are
+        folded, and where even that is not enough, lines run on into the next."""
+        texts = [columns, *([_words(part) for part in row] for row in rows)]
+        widths = [max(map(len, cells)) for cells in zip(*texts, strict=True)]
+        widest = widths.index(max(widths))
+        folded = sum(widths) - widths[widest] + FOLDED_CHARS_MIN + GRID_GAP_CHARS * (len(widths) - 1)
+        if self.console is None or folded > self.console.width:
+            self._plain_table(columns, rows, widths)
             return
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
 
         table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-        last = len(columns) - 1
         for number, column in enumerate(columns):
-            table.add_column(column, no_wrap=number < last, overflow="fold")
+            table.add_column(column, no_wrap=number != widest, overflow="fold")
         for row in rows:
             table.add_row(*(self.text(part) for part in row))  # type: ignore[arg-type]
         self.console.print(table)
 
-    def _plain_table(self, columns: Sequence[str], rows: Sequence[Sequence[Part]]) -> None:
-        texts = [[part if isinstance(part, str) else part[0] for part in row] for row in rows]
-        widths = [max(map(len, cells)) for cells in zip(columns, *texts, strict=True)]
-        for cells in [[column.upper() for column in columns], *texts]:
-            padded = (f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True))
-            print(COLUMN_GAP.join(padded).rstrip(), file=self.stream)
+    def _plain_table(
+        self, columns: Sequence[str], rows: Sequence[Sequence[Part]], widths: Sequence[int]
+    ) -> None:
+        heads: Sequence[Part] = [(column.upper(), "strong") for column in columns]
+        for cells in [heads, *rows]:
+            filled = max((number for number, cell in enumerate(cells) if _words(cell)), default=-1)
+            parts: list[Part] = []
+            for number, cell in enumerate(cells[: filled + 1]):
+                gap = widths[number] - len(_words(cell)) + len(COLUMN_GAP) if number < filled else 0
+                parts += [cell, " " * gap]
+            self.line(*parts)
 
     def json(self, value: object, *, lines: bool = False) -> None:
         """Prints a JSON document, indented, or in one line where several follow one another."""
         print(json_text(value, indent=None if lines else 2), file=self.stream, flush=True)
+
+
+def _words(part: Part) -> str:
+    return part if isinstance(part, str) else part[0]
 
 
 def screen(stream: TextIO | None = None) -> Screen:

@@ -121,9 +121,7 @@ def _provide(state: InstanceState, command: Provide, now: int) -> Decision:
             if wait.until is not None and wait.until <= now:
                 return errors.RequestNotPending(wait.name, state.id, "expired")
             return [
-                e.DataProvided(
-                    at=now, path=path, data=command.data, actor=command.actor, cause=command.cause
-                )
+                e.DataProvided(at=now, path=path, data=command.data, actor=command.actor, cause=command.cause)
             ]
     if state.ended is not None:
         return errors.RequestNotPending(command.id, state.id, f"instance {state.status}")
@@ -134,24 +132,14 @@ def _cancel(state: InstanceState, command: Cancel, now: int) -> Decision:
     if state.ended is not None or state.cancel or state.interrupted is not None:
         return []
     if not state.ran and not state.retries:
-        return [
-            e.WorkflowCancelled(
-                at=now, reason=command.reason, actor=command.actor, cause=command.cause
-            )
-        ]
-    return [
-        e.CancelRequested(at=now, reason=command.reason, actor=command.actor, cause=command.cause)
-    ]
+        return [e.WorkflowCancelled(at=now, reason=command.reason, actor=command.actor, cause=command.cause)]
+    return [e.CancelRequested(at=now, reason=command.reason, actor=command.actor, cause=command.cause)]
 
 
 def _set_deadline(state: InstanceState, command: SetDeadline, now: int) -> Decision:
     if state.ended is not None:
         return errors.InstanceEnded(state.id, state.status, "set_timeout")
-    return [
-        e.DeadlineChanged(
-            at=now, deadline=command.deadline, actor=command.actor, cause=command.cause
-        )
-    ]
+    return [e.DeadlineChanged(at=now, deadline=command.deadline, actor=command.actor, cause=command.cause)]
 
 
 def _pause(state: InstanceState, command: Pause, now: int) -> Decision:
@@ -159,9 +147,7 @@ def _pause(state: InstanceState, command: Pause, now: int) -> Decision:
         return errors.InstanceEnded(state.id, state.status, "pause")
     if state.paused:
         return []
-    return [
-        e.WorkflowPaused(at=now, reason=command.reason, actor=command.actor, cause=command.cause)
-    ]
+    return [e.WorkflowPaused(at=now, reason=command.reason, actor=command.actor, cause=command.cause)]
 
 
 def _resume(state: InstanceState, command: Resume, now: int) -> Decision:
@@ -209,9 +195,7 @@ def _claim(state: InstanceState, command: Claim, now: int) -> Decision:
         return []
     if not state.ran and state.deadline is not None and state.deadline <= now:
         return [e.WorkflowTimedOut(at=now, reason="its deadline passed before it could run")]
-    return [
-        e.RunClaimed(at=now, worker=command.worker, epoch=state.epoch + 1, code=command.code)
-    ]
+    return [e.RunClaimed(at=now, worker=command.worker, epoch=state.epoch + 1, code=command.code)]
 
 
 _DECIDERS: dict[type[Any], Callable[[InstanceState, Any, int], Decision]] = {

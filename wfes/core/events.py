@@ -484,7 +484,7 @@ _REQUIRED = MISSING
 
 def body(event: Event) -> dict[str, Any]:
     """The event's fields as a JSON tree, without those at their default."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, default in _SHAPES[type(event)]:
         value = getattr(event, name)
         if default is _REQUIRED or (value is not default and value != default):

@@ -188,19 +188,19 @@ class InstanceState:
     pause_reason: str | None = None
     held: str | None = None
     # what is open
-    steps: dict[str, StepState] = field(default_factory=dict)
+    steps: dict[str, StepState] = field(default_factory=dict[str, StepState])
     """The steps that have not ended, by path."""
     done: dict[str, StepState] | None = None
     """The steps that have, by path; None in a slim state."""
-    waits: dict[str, OpenWait] = field(default_factory=dict)
-    inbox: dict[int, str] = field(default_factory=dict)
+    waits: dict[str, OpenWait] = field(default_factory=dict[str, OpenWait])
+    inbox: dict[int, str] = field(default_factory=dict[int, str])
     """Events received and not consumed: version to name."""
-    seen: set[str] = field(default_factory=set)
+    seen: set[str] = field(default_factory=set[str])
     """Ids of the events received."""
-    timers: dict[tuple[int, int], int] = field(default_factory=dict)
-    last_failures: dict[str, int] = field(default_factory=dict)
+    timers: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
+    last_failures: dict[str, int] = field(default_factory=dict[str, int])
     """Version at which a path's failure was given to the handler."""
-    fields: dict[str, Json] = field(default_factory=dict)
+    fields: dict[str, Json] = field(default_factory=dict[str, Json])
     """The handler's recorded state."""
     progress: Progress | None = None
 

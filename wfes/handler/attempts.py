@@ -327,9 +327,14 @@ def _as_raised(path: str, attempts: int, info: ErrorInfo) -> Exception:
     cls = _AS_THEMSELVES.get(info.type)
     if cls is None:
         return errors.StepError(path, attempts, info)
-    text = {"__str__": lambda _: info.message, "__module__": cls.__module__}
-    told: type[errors.WfesError] = type(cls.__name__, (cls,), text)
-    error = told.__new__(told)
+
+    class Told(cls):  # type: ignore[valid-type,misc]
+        def __str__(self) -> str:
+            return info.message
+
+    Told.__name__ = Told.__qualname__ = cls.__name__
+    Told.__module__ = cls.__module__
+    error: errors.WfesError = Told.__new__(Told)
     error.wait_path = path  # type: ignore[attr-defined]
     error.__cause__ = RecordedError(info)
     return error

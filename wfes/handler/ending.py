@@ -46,11 +46,15 @@ def _paths_in(error: BaseException | None, depth: int = 0) -> list[str]:
     path = getattr(error, "step", None) or getattr(error, "wait_path", None)
     if isinstance(path, str):
         found.append(path)
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            found.extend(_paths_in(inner, depth + 1))
+    inner: tuple[BaseException, ...] = getattr(error, "exceptions", ()) if _is_group(error) else ()
+    for part in inner:
+        found.extend(_paths_in(part, depth + 1))
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return found + _paths_in(cause, depth + 1)
+
+
+def _is_group(error: object) -> bool:
+    return isinstance(error, BaseExceptionGroup)
 
 
 def whereabouts(execution: Execution) -> str:

@@ -46,7 +46,7 @@ def filled(fn: Callable[..., Any], given: int, values: dict[str, Any]) -> dict[s
         bound = signature.bind_partial(*([None] * given)).arguments
     except (TypeError, ValueError):
         return {}
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in values.items():
         parameter = signature.parameters.get(name)
         if parameter is None or name in bound or parameter.default is not parameter.empty:
@@ -80,8 +80,10 @@ def _resolved(target: Any) -> object:
     declared = target.__annotations__["return"]
     if not isinstance(declared, str):
         return declared
-    local = inspect.getclosurevars(target).nonlocals if inspect.isfunction(target) else {}
+    local: dict[str, Any] = {}
+    if inspect.isfunction(target):
+        local.update(inspect.getclosurevars(target).nonlocals)
     try:
-        return typing.get_type_hints(target, localns=dict(local), include_extras=True).get("return", ABSENT)
+        return typing.get_type_hints(target, localns=local, include_extras=True).get("return", ABSENT)
     except Exception:
         return ABSENT

@@ -5,7 +5,7 @@ Only the class's name and plain fields are kept; the class is looked up in ``wfe
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from wfes import errors
 from wfes.core.error_info import ErrorInfo
@@ -19,8 +19,8 @@ def to_tree(error: Exception) -> dict[str, Any]:
     for name, value in vars(error).items():
         if isinstance(value, _PLAIN):
             fields[name] = value
-        elif isinstance(value, tuple) and all(isinstance(item, str) for item in value):
-            fields[name] = {"strings": list(value)}
+        elif (strings := _strings(value)) is not None:
+            fields[name] = {"strings": strings}
     return {"class": type(error).__name__, "fields": fields, "info": ErrorInfo.of(error).to_json()}
 
 
@@ -31,5 +31,15 @@ def from_tree(tree: dict[str, Any]) -> Exception:
         return errors.RecordedError(ErrorInfo.from_json(tree["info"]))
     error = cls.__new__(cls)
     for name, value in tree["fields"].items():
-        setattr(error, name, tuple(value["strings"]) if isinstance(value, dict) else value)
+        strings = None if isinstance(value, _PLAIN) else tuple(value["strings"])
+        setattr(error, name, value if strings is None else strings)
     return error
+
+
+def _strings(value: Any) -> list[str] | None:
+    """The value as a list where it is a tuple of strings."""
+    if not isinstance(value, tuple):
+        return None
+    items = cast("tuple[object, ...]", value)
+    found = [item for item in items if isinstance(item, str)]
+    return found if len(found) == len(items) else None

@@ -66,7 +66,7 @@ class RecordedState:
         self._recorded.update(changes)
 
     def _trees(self) -> dict[str, Json]:
-        trees = {}
+        trees: dict[str, Json] = {}
         for name, field in self._model.model_fields.items():
             where = f"state.{name}"
             type_ = field.annotation if field.annotation is not None else ABSENT

@@ -1,0 +1,328 @@
+"""Many callers and several processes at once: exactly one wins, and everybody is told the truth."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import corpus
+import pytest
+import scenarios
+from checks import broken_chains, calls_in, doubled, histories_of, malformed, stored_events, wrong_rows
+from driver import url_of
+from scenarios import finished, spawn
+
+from wfes import (
+    Engine,
+    RequestNotPending,
+    Status,
+    Step,
+    WaitTimeout,
+    WorkflowCancelled,
+    workflow,
+)
+from wfes.core import events as e
+
+
+@pytest.fixture(autouse=True)
+def noted(tmp_path: Path) -> None:
+    corpus.use(tmp_path / "calls")
+
+
+def check(folder: Path) -> dict[str, list[e.Recorded]]:
+    """The instances' histories, once they are known to be whole."""
+    stored = stored_events(folder / "log.db")
+    histories = histories_of(stored)
+    instances = {stream: history for stream, history in histories.items() if not stream.startswith("$")}
+    problems = broken_chains(stored) + doubled(histories) + wrong_rows(folder / "log.db", stored)
+    for history in instances.values():
+        problems += malformed(history)
+    assert problems == []
+    return instances
+
+
+def together(folder: Path, name: str, *words: str) -> list[str]:
+    """Runs a scenario in two processes that begin at the same moment; what they printed."""
+    children = {role: spawn(name, folder, role, *words) for role in ("a", "b")}
+    return _finish_together(folder, children)
+
+
+def _finish_together(folder: Path, children: dict[str, Any]) -> list[str]:
+    try:
+        for role in children:
+            scenarios.until(folder / f"ready-{role}")
+        (folder / "go").touch()
+        return [finished(child) for child in children.values()]
+    finally:
+        for child in children.values():
+            if child.poll() is None:
+                child.kill()
+
+
+# ----------------------------------------------------------------------------------------- one instance
+
+
+def test_fifty_callers_in_two_processes_get_one_instance(tmp_path: Path) -> None:
+    """get_or_create under 50 concurrent callers in two processes gives one instance."""
+    told = [out.split() for out in together(tmp_path, "get_or_create_all", "25")]
+    assert told[0] == told[1]
+    assert len(told[0]) == 1
+    assert len(check(tmp_path)) == 1
+
+
+def test_callers_racing_the_end_get_an_active_instance_or_a_new_one(tmp_path: Path) -> None:
+    """get_or_create while the instance ends: each generation is started once, and each caller gets one of them."""
+
+    async def main() -> None:
+        async with Engine(url_of(tmp_path), workflows=[scenarios.small]) as engine:
+            ids: set[str] = set()
+            for number in range(150):
+                run = await scenarios.small.get_or_create(key="k", input=number)
+                ids.add(run.id)
+                if number % 7 == 0:
+                    await asyncio.sleep(random.Random(number).uniform(0, 0.03))
+            for id in ids:
+                await (await engine.get(id)).result(timeout=20)
+            rows = (await engine.instances(key="k", limit=1000)).items
+            assert {row.id for row in rows} == ids
+
+    asyncio.run(main())
+    generations = [h[0].event for h in check(tmp_path).values()]
+    numbers = sorted(event.generation for event in generations if isinstance(event, e.WorkflowStarted))
+    assert numbers == list(range(1, len(generations) + 1))
+
+
+# -------------------------------------------------------------------------------------------- one answer
+
+
+def test_first_of_fifty_answers_wins(tmp_path: Path) -> None:
+    """First answer wins under 50 concurrent provide; the other 49 are told that theirs did not count."""
+
+    async def main() -> None:
+        async with Engine(url_of(tmp_path), workflows=[scenarios.question]) as engine:
+            for number in range(5):
+                run = await scenarios.question.start(number)
+                request = await corpus.first_request(engine, run.id, "answer")
+                won: list[int] = []
+
+                async def answer(data: int, request: str = request, won: list[int] = won) -> None:
+                    try:
+                        await engine.provide(scenarios.question, request, data)
+                    except RequestNotPending:
+                        return
+                    won.append(data)
+
+                await asyncio.gather(*(answer(data) for data in range(50)))
+                assert len(won) == 1
+                assert await run.result(timeout=20) == won[0]
+
+    asyncio.run(main())
+    for history in check(tmp_path).values():
+        assert Counter(recorded.event.topic for recorded in history)["DataProvided"] == 1
+
+
+def test_first_of_fifty_answers_from_two_processes_wins(tmp_path: Path) -> None:
+    """The same from two processes, with a third that runs the workflow."""
+
+    async def main() -> None:
+        async with Engine(url_of(tmp_path), workflows=[scenarios.question]) as engine:
+            run = await scenarios.question.start(1)
+            request = await corpus.first_request(engine, run.id, "answer")
+            children = {role: spawn("provide_all", tmp_path, role, request, "25") for role in ("1", "2")}
+            told = await asyncio.to_thread(_finish_together, tmp_path, children)
+            (won,) = [int(number) for out in told for number in out.split()]
+            assert await run.result(timeout=20) == won
+
+    asyncio.run(main())
+    check(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------- races
+
+
+@workflow(requests={"answer": int})
+async def hasty(number: int, step: Step) -> int | None:
+    """Waits 30 ms for an answer."""
+    try:
+        return await step.request("answer", timeout="30ms")
+    except WaitTimeout:
+        return None
+
+
+def test_a_time_out_racing_an_answer(tmp_path: Path) -> None:
+    """Exactly one of them wins, and whoever answered is told which."""
+
+    async def race(engine: Engine, number: int, chance: random.Random) -> bool:
+        run = await hasty.start(number)
+        request = await corpus.first_request(engine, run.id, "answer")
+        await asyncio.sleep(chance.uniform(0.0, 0.05))
+        try:
+            await engine.provide(hasty, request, number)
+            accepted = True
+        except RequestNotPending:
+            accepted = False
+        assert await run.result(timeout=20) == (number if accepted else None)
+        return accepted
+
+    async def main() -> None:
+        chance = random.Random(1)
+        async with Engine(url_of(tmp_path), workflows=[hasty]) as engine:
+            for _ in range(6):
+                found = await asyncio.gather(*(race(engine, n, chance) for n in range(40)))
+                wins.update(found)
+
+    wins: Counter[bool] = Counter()
+    asyncio.run(main())
+    assert wins[True] > 10, wins
+    assert wins[False] > 10, wins
+    check(tmp_path)
+
+
+@workflow
+async def brief(number: int, step: Step) -> int:
+    """Is over soon."""
+    await step.sleep("nap", number / 1000)
+    return await step("work", returning, number)
+
+
+def returning(number: int) -> int:
+    corpus.called()
+    return number
+
+
+def test_an_end_racing_a_cancel(tmp_path: Path) -> None:
+    """Either it completed or it was cancelled; nobody is told anything else, and its history says the same."""
+
+    async def race(number: int, chance: random.Random) -> Status:
+        run = await brief.start(number)
+        await asyncio.sleep(chance.uniform(0.0, 0.04))
+        await run.cancel("a race")
+        try:
+            output = await run.result(timeout=20)
+            assert output == number
+            told = Status.COMPLETED
+        except WorkflowCancelled:
+            told = Status.CANCELLED
+        assert (await run.refresh()).status == told
+        history = [event.type for event in await run.history()]
+        assert history.count("WorkflowCompleted") == (told == Status.COMPLETED)
+        assert history.count("WorkflowCancelled") == (told == Status.CANCELLED)
+        return told
+
+    async def main() -> None:
+        chance = random.Random(2)
+        async with Engine(url_of(tmp_path), workflows=[brief]):
+            for _ in range(6):
+                found = await asyncio.gather(*(race(n, chance) for n in range(40)))
+                ends.update(found)
+
+    ends: Counter[Status] = Counter()
+    asyncio.run(main())
+    assert ends[Status.COMPLETED] > 10, ends
+    assert ends[Status.CANCELLED] > 10, ends
+    check(tmp_path)
+
+
+def test_a_send_racing_the_end_is_consumed_or_refused_or_kept(tmp_path: Path) -> None:
+    """A send that returned stands in the history before the end; one that was refused does not stand there."""
+
+    async def race(number: int, chance: random.Random) -> bool:
+        run = await brief.start(number)
+        await asyncio.sleep(chance.uniform(0.0, 0.04))
+        try:
+            await run.send("late", number)
+            accepted = True
+        except Exception as error:
+            assert type(error).__name__ == "InstanceEnded", error
+            accepted = False
+        await run.result(timeout=20)
+        kinds = [event.type for event in await run.history()]
+        assert ("EventReceived" in kinds) == accepted
+        assert kinds[-1] == "WorkflowCompleted"
+        return accepted
+
+    async def main() -> None:
+        chance = random.Random(3)
+        async with Engine(url_of(tmp_path), workflows=[brief]):
+            for _ in range(4):
+                found.update(await asyncio.gather(*(race(n, chance) for n in range(30))))
+
+    found: Counter[bool] = Counter()
+    asyncio.run(main())
+    assert found[True] > 10, found
+    assert found[False] > 10, found
+    check(tmp_path)
+
+
+# ---------------------------------------------------------------------------------------- two processes
+
+
+@pytest.mark.timeout(120)
+def test_two_processes_with_workers_share_two_hundred_instances(tmp_path: Path) -> None:
+    """Two processes on one SQLite file, both with workers: 200 instances, each finished once."""
+    together(tmp_path, "work_off", "100")
+    instances = check(tmp_path)
+    assert len(instances) == 200
+    for history in instances.values():
+        topics = Counter(recorded.event.topic for recorded in history)
+        assert topics["WorkflowCompleted"] == 1
+        assert topics["StepCompleted"] == 2
+    assert Counter(calls_in(tmp_path / "calls")).most_common(1)[0][1] == 1, "a step ran twice"
+
+
+def test_a_dead_process_s_instances_are_taken_over_at_once(tmp_path: Path) -> None:
+    """On the same host a killed process's instances go on in another one at once, without a lease to wait for."""
+    child = spawn("hang", tmp_path)
+    try:
+        scenarios.until(tmp_path / "working-a")
+    except BaseException:
+        child.kill()
+        raise
+
+    async def main() -> float:
+        async with Engine(url_of(tmp_path), workflows=[scenarios.owned]) as engine:
+            (tmp_path / "go-").touch()
+            run = await engine.get(scenarios.owned, "run")
+            # The other is alive: nothing is taken from it.
+            await asyncio.sleep(0.3)
+            assert (await run.refresh()).status == Status.IN_PROGRESS
+            assert not (tmp_path / "working-").exists()
+            os.kill(child.pid, signal.SIGKILL)
+            began = time.monotonic()
+            child.communicate()
+            assert await run.result(timeout=20) == ", after"
+            return time.monotonic() - began
+
+    assert asyncio.run(main()) < 3
+    history = check(tmp_path)["run"]
+    assert [r.event.epoch for r in history if isinstance(r.event, e.RunClaimed)] == [1, 2]
+
+
+def test_a_dead_process_s_instances_are_taken_over_by_one_of_many(tmp_path: Path) -> None:
+    """Several workers that see the same dead one: each instance is claimed by one of them."""
+
+    async def main() -> None:
+        child = spawn("hang", tmp_path)
+        await scenarios.file(tmp_path / "working-a")
+        engines = [Engine(url_of(tmp_path), workflows=[scenarios.owned], name=f"e{n}") for n in range(4)]
+        for engine in engines:
+            await engine.open()
+        try:
+            (tmp_path / "go-").touch()
+            os.kill(child.pid, signal.SIGKILL)
+            child.communicate()
+            run = await engines[0].get(scenarios.owned, "run")
+            assert await run.result(timeout=20) == ", after"
+        finally:
+            for engine in engines:
+                await engine.close()
+
+    asyncio.run(main())
+    history = check(tmp_path)["run"]
+    assert [r.event.epoch for r in history if isinstance(r.event, e.RunClaimed)] == [1, 2]
