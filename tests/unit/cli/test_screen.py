@@ -42,6 +42,20 @@ def test_a_terminal_gets_rich() -> None:
     assert "[x]" in out.stream.getvalue()
 
 
+@pytest.mark.parametrize("width", [20, 40, 60, 200])
+def test_a_narrow_terminal_loses_nothing(width: int) -> None:
+    out = screen(Terminal())
+    if out.console is None:
+        pytest.skip("rich is not installed")
+    out.console.width = width
+    words = [f"word{number}" for number in range(12)]
+    out.table(["instance", "what", "since"], [["01m81qatna5z", " ".join(words), "13:32:41"]])
+    assert isinstance(out.stream, Terminal)
+    shown = out.stream.getvalue()
+    for whole in ("01m81qatna5z", "13:32:41", *words):
+        assert whole in shown
+
+
 def test_a_terminal_without_rich_gets_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rich.console", None)
     out = screen(Terminal())
