@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +49,7 @@ def test_scripts_run(script: Block, reader: Path, shell: Mapping[str, str]) -> N
     (reader / "script.py").write_text(script.code)
     done = _run([sys.executable, "-W", "error", "script.py"], reader, shell)
     if script.argument:
-        assert script.argument.removeprefix("prints ") in done.stdout
+        assert script.argument.removeprefix("prints ") in done
 
 
 def test_examples_run(snippet: Block) -> None:
@@ -88,7 +90,7 @@ def test_the_tour_runs(readme: Readme, reader: Path, shell: Mapping[str, str]) -
     tour = readme.of_kind("tour")
     script = "".join(f"echo '== {block.line}'\n{block.code}" for block in tour)
     done = _run(["bash", "-c", f"exec 2>&1\n{script}wait\n"], reader, shell)
-    shown = dict(re.findall(r"^== (\d+)\n(.*?)(?=^== |\Z)", done.stdout, re.MULTILINE | re.DOTALL))
+    shown = dict(re.findall(r"^== (\d+)\n(.*?)(?=^== |\Z)", done, re.MULTILINE | re.DOTALL))
     for block in tour:
         expected = readme.after(block)
         assert expected is not None, block
@@ -99,7 +101,7 @@ def test_the_tour_runs(readme: Readme, reader: Path, shell: Mapping[str, str]) -
 def test_commands_run(readme: Readme, reader: Path, shell: Mapping[str, str]) -> None:
     for block in readme.of_kind("commands"):
         done = _run(["bash", "-ec", block.code], reader, shell)
-        _assert_shown(readme.after(block) or "", done.stdout)
+        _assert_shown(readme.after(block) or "", done)
 
 
 @pytest.mark.slow
@@ -158,11 +160,9 @@ def _assert_shown(expected: str, shown: str) -> None:
         at = max(at, found + 1)
 
 
-def _run(
-    command: list[str], folder: Path, environment: Mapping[str, str]
-) -> subprocess.CompletedProcess[str]:
-    began = time.monotonic()
-    done = subprocess.run(
+def _run(command: list[str], folder: Path, environment: Mapping[str, str]) -> str:
+    """What a command prints; nothing that it started outlives it."""
+    process = subprocess.Popen(
         command,
         cwd=folder,
         env=dict(environment),
@@ -170,10 +170,13 @@ def _run(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=SECONDS_MAX,
-        check=False,
+        start_new_session=True,
     )
-    took = time.monotonic() - began
-    if done.returncode:
-        pytest.fail(f"{command[:2]} ended with {done.returncode} after {took:.1f} s:\n{done.stdout}")
-    return done
+    try:
+        out, _ = process.communicate(timeout=SECONDS_MAX)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode:
+        pytest.fail(f"{command[:2]} ended with {process.returncode}:\n{out}")
+    return out
