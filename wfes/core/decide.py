@@ -145,8 +145,8 @@ def _set_deadline(state: InstanceState, command: SetDeadline, now: int) -> Decis
 def _pause(state: InstanceState, command: Pause, now: int) -> Decision:
     if state.ended is not None:
         return errors.InstanceEnded(state.id, state.status, "pause")
-    if state.paused:
-        return []
+    if state.paused or state.cancel or state.interrupted is not None:
+        return []  # what is about to end is not held up
     return [e.WorkflowPaused(at=now, reason=command.reason, actor=command.actor, cause=command.cause)]
 
 

@@ -33,8 +33,9 @@ class HandlerFuture(PrivateFuture[Any]):
     ask: Ask
 
     def cancel(self, msg: Any = None) -> bool:
+        ask = self.ask
         if super().cancel(msg):
-            self.ask.execution.withdraw(self.ask)
+            ask.execution.withdraw(ask)
             return True
         return False
 
@@ -117,6 +118,10 @@ class Ask:
     def due(self) -> int | None:
         """When it is due by itself, in microseconds."""
         return None
+
+    def forget(self) -> None:
+        """Lets go of what only an open ask needs: no cycle is left for the garbage collector."""
+        self.future = None
 
     def describe(self) -> str:
         """For a report of differences."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 CUT_OFFS_MAX = 5
 """After so many cut-off attempts in a row the instance is paused."""
 
+_NO_CONTEXT = Context()
 _UNRETRIED = (errors.UnstorableValue, errors.PayloadTooLarge, errors.StateReadOnly)
 _AS_THEMSELVES = {qualified_name(cls): cls for cls in (errors.UnstorableValue, errors.PayloadTooLarge)}
 
@@ -294,6 +295,11 @@ class StepAsk(Ask):
             self._back_off()
         elif not self.is_running:
             self.begin()
+
+    def forget(self) -> None:
+        super().forget()
+        self.context = _NO_CONTEXT
+        self.scope = None
 
     def halt(self) -> None:
         if self.alarm is not None:

@@ -17,7 +17,10 @@ def is_dropped(execution: Execution, entry: Entry) -> bool:
     """Whether an entry goes another way now, and that way is taken."""
     ask = entry.ask
     if entry.opens and ask is not None and ask.is_start and (execution.paused or execution.rest.stopping):
-        ask.recorded = ask.settled = False
+        ask.recorded, ask.settled = (
+            ask.on_disk,
+            False,
+        )  # an earlier attempt is recorded, and so is its withdrawal
         if isinstance(ask, StepAsk):
             execution.active.discard(ask)
         execution.held.append(ask)

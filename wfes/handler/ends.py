@@ -31,10 +31,11 @@ class Ends:
         interrupted: the cancellation or time-out that the handler has been given, or None.
         cancel: a cancellation request that it has not been given yet, or None.
         deadline: when the instance times out, in microseconds, or None.
+        is_moved: whether that moment was set from outside: then no other time-out ends it before.
         is_over: whether the end is decided, if not committed.
     """
 
-    __slots__ = ("_execution", "cancel", "deadline", "interrupted", "is_over", "said")
+    __slots__ = ("_execution", "cancel", "deadline", "interrupted", "is_moved", "is_over", "said")
 
     def __init__(self, execution: Execution, deadline: int | None) -> None:
         self._execution = execution
@@ -42,6 +43,7 @@ class Ends:
         self.interrupted: e.CancelDelivered | None = None
         self.cancel: e.CancelRequested | None = None
         self.deadline = deadline
+        self.is_moved = False
         self.is_over = False
 
     @property
@@ -88,6 +90,7 @@ class Ends:
         execution = self._execution
         self.interrupted = event
         self.cancel = None
+        execution.paused = False
         execution.alarms.cancel("deadline")
         execution.move_to(event.at)
         if execution.main is not None and not execution.main.done():
@@ -95,6 +98,7 @@ class Ends:
             execution.drain()
         if execution.replay is None and not self.is_over:
             self.watch()
+            execution.open_held()
 
     def finish_interrupted(self) -> None:
         """Ends it as cancelled or timed out, now."""
@@ -125,12 +129,15 @@ class Ends:
         alarms = self._execution.alarms
         if self.interrupted is not None:
             alarms.set("cleanup", self.interrupted.at + CLEANUP_MICROS, self._cleanup_over)
+        elif self.deadline is not None and self.deadline <= self._execution.host.clock.now():
+            self.time_out(_DEADLINE_PASSED)  # now: a paused handler would leave before any alarm
         elif self.deadline is not None:
             alarms.set("deadline", self.deadline, lambda: self.time_out(_DEADLINE_PASSED))
 
     def move_deadline(self, deadline: int | None) -> None:
         """It times out at another moment."""
         self.deadline = deadline
+        self.is_moved = True
         if self._execution.replay is None and self.interrupted is None:
             self.watch()
 
@@ -141,15 +148,16 @@ class Ends:
         def emit() -> None:
             if self.interrupted is None and not execution.is_leaving:
                 event = e.CancelDelivered(at=execution.stamp(), kind="timeout", reason=reason)
-                execution.line.add(Entry(event, blocks=True))
+                if self.still_times_out(event):
+                    execution.line.add(Entry(event, blocks=True))
 
         execution.line.put(emit)
         execution.schedule()
 
     def still_times_out(self, event: e.CancelDelivered) -> bool:
-        """Whether a time-out that could not be committed is still due."""
+        """Whether a time-out that could not be committed yet is still due."""
         if event.reason != _DEADLINE_PASSED:
-            return True
+            return not self.is_moved
         return self.deadline is not None and self.deadline <= self._execution.host.clock.now()
 
     def _cleanup_over(self) -> None:

@@ -29,7 +29,7 @@ from wfes.core import events as e
 from wfes.core.types import ABSENT
 from wfes.handler import ending
 from wfes.handler.alarms import Alarms, HandlerTimers
-from wfes.handler.asks import Ask, CallAsk, FunctionFuture, HandlerFuture, TimedAsk
+from wfes.handler.asks import Ask, CallAsk, FunctionFuture, HandlerFuture, ListenAsk, TimedAsk
 from wfes.handler.attempts import StepAsk
 from wfes.handler.conflicts import is_dropped
 from wfes.handler.ends import Ends
@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     from wfes.definition import Workflow
 
 _log = logging.getLogger("wfes")
+
+REFUSALS_MAX = 1_000
+"""How often a handler that is over is told so; a loop that swallows even that is then left waiting for ever."""
 
 Json = Any
 
@@ -119,6 +122,7 @@ class Execution:
         self.ends = Ends(self, started.deadline)
         self.rest = Rest(self)
         self.is_gone = False
+        self._refusals = 0
         self.replay: Replay | None = Replay(self, history)
 
     # ------------------------------------------------------------------------------------ what the host calls
@@ -162,7 +166,7 @@ class Execution:
 
     def evict(self) -> bool:
         """Leaves memory now if every branch only waits; whether it does."""
-        if not self.rest.idle:
+        if not self.rest.may_leave:
             return False
         self.rest.release(waiting=True)
         return True
@@ -186,7 +190,7 @@ class Execution:
             Suspended: the handler is over or has left memory.
         """
         if self.is_leaving or self.ends.said is not None:
-            raise errors.Suspended
+            return self._refuse(ask)
         future: HandlerFuture | FunctionFuture
         if ask.nested:
             future = FunctionFuture(loop=self.host.loop)
@@ -202,6 +206,13 @@ class Execution:
         if ask.nested:
             self.schedule()
         return future
+
+    def _refuse(self, ask: Ask) -> asyncio.Future[Any]:
+        """Raises ``Suspended``; whoever goes on asking all the same is never answered."""
+        self._refusals += 1
+        if self._refusals <= REFUSALS_MAX:
+            raise errors.Suspended
+        return asyncio.Future(loop=self.host.loop) if ask.nested else self.loop.create_future()
 
     def register(self, ask: Ask) -> None:
         """Somebody awaits it."""
@@ -228,7 +239,9 @@ class Execution:
         if isinstance(ask, StepAsk):
             self.active.discard(ask)
             self.nested.close(ask.path)
-        if ask.recorded:
+        if ask.is_immediate and ask.recorded:
+            """Its effect is on its way into the log, which is its end: whoever asks for its path again is given that."""
+        elif ask.recorded:
             self.fresh[ask] = True
         else:
             self.fresh.pop(ask, None)
@@ -247,13 +260,13 @@ class Execution:
         """The instance is over at this call; the first one counts."""
         if not self.is_leaving:
             self.ends.say(event)
-            self.schedule()
+            self.host.loop.call_soon_threadsafe(self.schedule)  # a step's function may be in a thread
 
     def fail(self, reason: str) -> None:
         """Ends the instance as failed."""
         if not self.is_leaving:
             self.ends.fail(reason)
-            self.schedule()
+            self.host.loop.call_soon_threadsafe(self.schedule)  # as above
 
     def complete(self, output: object) -> None:
         """Ends the instance as completed with this output; raises ``Suspended``."""
@@ -297,7 +310,6 @@ class Execution:
     def begin_attempt(self, ask: StepAsk) -> None:
         """Records an attempt; the step's function is called when that is on disk."""
         if self.paused or self.rest.stopping:
-            ask.recorded = False
             self.held.append(ask)
             self.schedule()
             return
@@ -341,7 +353,7 @@ class Execution:
             case e.WorkflowResumed():
                 self.paused = False
                 if self.replay is None:
-                    self._open_held()
+                    self.open_held()
             case _:
                 """Nothing the handler has to know."""
 
@@ -440,8 +452,11 @@ class Execution:
         effect = ask.effect
         event = ask.opening(self.stamp()) if effect is None else None
         self.line.add(Entry(event, ask, effect=effect, opens=True))
+        if isinstance(ask, ListenAsk):
+            ask.look()  # an event that is here already needs no commit in between
 
-    def _open_held(self) -> None:
+    def open_held(self) -> None:
+        """Begins what a pause kept from beginning."""
         held, self.held = self.held, []
         for ask in held:
             if not ask.withdrawn:
@@ -461,6 +476,9 @@ class Execution:
             return
         if ask.is_start and (self.paused or self.rest.stopping):
             self.held.append(ask)
+            return
+        if ask.nested and recall(self, ask):  # recorded meanwhile for an earlier run of the function
+            self.unregister(ask)
             return
         ask.recorded = ask.settled = True
         if ask.effect is not None:
@@ -484,6 +502,9 @@ class Execution:
     def release(self, ask: Ask, event: Any) -> None:
         """Gives whoever asked what this recorded end means, and runs the handler as far as that leads."""
         if ask.withdrawn:
+            if ask.nested and ask.is_immediate:
+                self.unregister(ask)
+                self.nested.recorded[ask.path] = Nested(ask.kind, event)
             return
         ask.settled = True
         at = event.at
@@ -502,6 +523,7 @@ class Execution:
                 future.set_exception(error)
             else:
                 future.set_result(value)
+        ask.forget()
         if ask.nested:
             self.nested.recorded[ask.path] = Nested(ask.kind, event)
         else:
@@ -530,7 +552,14 @@ class Execution:
             elif entry.blocks:
                 ask.settled = True
                 self.line.put_first(self._releaser(ask, event))
-        self.schedule()
+        if not self._only_runs_steps():
+            self.schedule()
+
+    def _only_runs_steps(self) -> bool:
+        """Whether nothing is to be done before a step ends."""
+        if not self.active or self.paused or self.rest.stopping:
+            return False
+        return self.line.is_empty and not self.fresh and not self.loop.has_ready and not self.nested.open
 
     def _releaser(self, ask: Ask, event: Any) -> Callable[[], None]:
         return lambda: self.release(ask, event)

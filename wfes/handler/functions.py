@@ -39,7 +39,7 @@ def filled(fn: Callable[..., Any], given: int, values: dict[str, Any]) -> dict[s
     if type(fn) is FunctionType:
         code = fn.__code__
         names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-        if not any(name in names for name in values):
+        if "attempt" not in names and "i" not in names:
             return {}
     try:
         signature = inspect.signature(fn)

@@ -16,7 +16,7 @@ class Inbox:
         ends: paths of waits whose target has ended, to the version that says so.
     """
 
-    __slots__ = ("_events", "_unconsumed", "answers", "ends", "seen")
+    __slots__ = ("_events", "_reserved", "_unconsumed", "answers", "ends", "seen")
 
     def __init__(self) -> None:
         self.seen = 0
@@ -24,6 +24,7 @@ class Inbox:
         self.ends: dict[str, int] = {}
         self._events: dict[int, e.Event] = {}
         self._unconsumed: dict[int, str] = {}
+        self._reserved: set[int] = set()
 
     def note(self, event: e.Event, version: int) -> None:
         """Takes in one event from outside."""
@@ -32,7 +33,8 @@ class Inbox:
         match event:
             case e.EventReceived():
                 self._events[version] = event
-                self._unconsumed[version] = event.event
+                if version not in self._reserved:
+                    self._unconsumed[version] = event.event
             case e.DataProvided():
                 self._events[version] = event
                 self.answers[event.path] = version
@@ -45,6 +47,10 @@ class Inbox:
     def keep(self, event: e.Event, version: int) -> None:
         """Keeps an event of a void part of the history, whose outcome may be used again."""
         self._events[version] = event
+
+    def reserve(self, version: int) -> None:
+        """Notes, before it is taken in, that this event was consumed in a void part of the history: nobody else's."""
+        self._reserved.add(version)
 
     def take(self, name: str) -> int | None:
         """Consumes the oldest unconsumed event of this name; its version."""

@@ -24,12 +24,14 @@ Release = Callable[[], None]
 class Line:
     """Releases to come, and the outbox that what they record goes through."""
 
-    __slots__ = ("_blobs", "_clock", "_committed", "_last_at", "_waiting", "blocks", "outbox")
+    __slots__ = ("_blobs", "_clock", "_committed", "_last_at", "_waiting", "added", "blocks", "outbox")
 
     def __init__(self, execution: Execution, clock: Clock) -> None:
         self.outbox = Outbox(execution)
         self.blocks = 0
         """How many entries under way must be committed before anything is released."""
+        self.added = 0
+        """How many entries have been recorded."""
         self._waiting: deque[Release] = deque()
         self._committed: deque[Release] = deque()
         self._blobs: dict[str, bytes] = {}
@@ -89,6 +91,7 @@ class Line:
 
     def add(self, entry: Entry) -> None:
         """Records an entry."""
+        self.added += 1
         if entry.blocks:
             self.blocks += 1
         if self._blobs:

@@ -92,6 +92,8 @@ class Replay:
                 elif isinstance(event, SUCCESSES) and getattr(event, "error", None) is None:
                     execution.pool[event.path] = version
                     execution.inbox.keep(event, version)
+                    if isinstance(event, e.ListenEnded):
+                        execution.inbox.reserve(event.received)
             elif not any(path == other and version < until for other, until in forgotten):
                 kept.append(recorded)
                 if isinstance(event, e.ResultReused):
@@ -162,7 +164,7 @@ class Replay:
             case e.RunReleased():
                 self._suspended(event)
             case e.WorkflowRetried():
-                self._retried()
+                self._retried(event.path)
             case e.WorkflowResumed():
                 self._forget_cut_offs()
                 execution.take_in(event, version)
@@ -312,9 +314,11 @@ class Replay:
         for _, step in self._open_steps():
             step.cut_offs = 0
 
-    def _retried(self) -> None:
-        """What was open before an end is asked for again after the retry."""
+    def _retried(self, path: str | None) -> None:
+        """What was open before an end is asked for again after the retry; a failed step retries what failed inside."""
         execution = self._execution
+        if path is not None:
+            execution.nested.forget_failures(path)
         for ask in execution.asks.values():
             if ask.recorded and not ask.withdrawn:
                 ask.recorded = False

@@ -34,11 +34,12 @@ class Rest:
         releasing: the instance's release is on its way to the log.
     """
 
-    __slots__ = ("_execution", "_held", "releasing", "stopping")
+    __slots__ = ("_execution", "_held", "_limited", "releasing", "stopping")
 
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
         self._held = False
+        self._limited = 0
         self.stopping = False
         self.releasing = False
 
@@ -59,18 +60,26 @@ class Rest:
             return False
         return self._only_waits()
 
+    @property
+    def may_leave(self) -> bool:
+        """Whether it only waits for what will wake it: not in the 30 seconds of an interrupted handler."""
+        return self._execution.ends.interrupted is None and self.idle
+
     def look(self) -> None:
         """Decides what to do now that the handler has settled."""
         execution = self._execution
         if execution.is_leaving or not execution.line.is_empty:
             return
+        if execution.active and not self._may_rest():
+            return
         self._watch_handler_code()
         if (self.stopping or execution.paused) and self._only_waits():
-            self.release(waiting=execution.paused or not execution.held)
+            interrupted = execution.ends.interrupted is not None
+            self.release(waiting=not interrupted and (execution.paused or not execution.held))
         elif self._is_stuck():
             if "deadlock" not in execution.alarms:
                 execution.alarms.set("deadlock", self._from_now(DEADLOCK_MICROS), self._deadlocked)
-        elif "linger" not in execution.alarms and self.idle:
+        elif "linger" not in execution.alarms and self.may_leave:
             self._linger()
 
     def release(self, *, waiting: bool) -> None:
@@ -109,6 +118,13 @@ class Rest:
 
     # ------------------------------------------------------------------------------------------------ inside
 
+    def _may_rest(self) -> bool:
+        """Whether anything is to be looked at although a step runs."""
+        execution = self._execution
+        if self.stopping or execution.paused or "handler" in execution.alarms:
+            return True
+        return bool(execution.loop.outside_open or execution.nested.open)
+
     def _only_waits(self) -> bool:
         execution = self._execution
         return all(execution.waits_inside(step) for step in execution.active)
@@ -136,9 +152,13 @@ class Rest:
         """Bounds the time that handler code takes between two events: only outside awaits can take any."""
         execution = self._execution
         limit = execution.workflow.timeout_micros
-        if not execution.loop.outside_open or execution.ends.interrupted is not None:
+        ends = execution.ends
+        if not execution.loop.outside_open or ends.interrupted is not None or ends.is_moved:
             execution.alarms.cancel("handler")
-        elif limit is not None and "handler" not in execution.alarms:
+        elif limit is not None and (
+            "handler" not in execution.alarms or self._limited != execution.line.added
+        ):
+            self._limited = execution.line.added
             text = durations.text(limit)
             reason = f"handler code ran for longer than its timeout of {text} between two events"
             execution.alarms.set("handler", self._from_now(limit), lambda: execution.ends.time_out(reason))
@@ -150,7 +170,7 @@ class Rest:
 
     def _lingered(self) -> None:
         execution = self._execution
-        if execution.is_leaving or not self.idle:
+        if execution.is_leaving or not self.may_leave:
             return
         dues = [due for ask in execution.asks.values() if (due := ask.due()) is not None]
         dues.extend(execution.timers.dues.values())
