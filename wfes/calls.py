@@ -106,6 +106,7 @@ class Calls:
             actor=asked_by(actor),
             cause=_cause(),
             known=name in self._workflows,
+            others=() if name in self._workflows else tuple(self._workflows),
             derived=derived,
         )
 

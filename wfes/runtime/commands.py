@@ -107,6 +107,7 @@ class Start:
     Attributes:
         delay, deadline: microseconds from the start.
         known: the engine knows the workflow; else the log must, and its deadline is taken from there.
+        others: the workflows that the engine knows instead, for the error.
         derived: the id was made of the caller's own place, so an instance that has it is this start's own.
         claim: who is to run it at once, where nothing delays it.
         state: after ``run``: the instance's state, the command's own.
@@ -129,6 +130,7 @@ class Start:
     actor: str | None = None
     cause: Json = None
     known: bool = True
+    others: tuple[str, ...] = ()
     derived: bool = False
     claim: Claim | None = None
     state: InstanceState | None = field(default=None, init=False)
@@ -144,7 +146,7 @@ class Start:
             return description(existing, new=False)
         deadline = self.deadline
         if not self.known:
-            deadline = _defined(tx, self.workflow).deadline
+            deadline = _defined(tx, self.workflow, self.others).deadline
         return self._create(tx, deadline)
 
     def _check_same(self, existing: InstanceState) -> None:
@@ -237,7 +239,7 @@ def _assignments(tx: Tx, workflow: str, key: str) -> list[e.KeyAssigned]:
     return [r.event for r in history if isinstance(r.event, e.KeyAssigned)]
 
 
-def _defined(tx: Tx, workflow: str) -> e.WorkflowDefined:
+def _defined(tx: Tx, workflow: str, others: tuple[str, ...] = ()) -> e.WorkflowDefined:
     """The newest definition of a workflow in the log.
 
     Raises:
@@ -246,7 +248,7 @@ def _defined(tx: Tx, workflow: str) -> e.WorkflowDefined:
     history = tx.history(workflow_stream(workflow))
     newest = history[-1].event if history else None
     if not isinstance(newest, e.WorkflowDefined):
-        raise UnknownWorkflow(workflow)
+        raise UnknownWorkflow(workflow, others)
     return newest
 
 
