@@ -8,6 +8,7 @@ opened and closed, and in which order, says `wfes.parts`.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 from collections.abc import Collection, Coroutine, Iterable, Mapping
@@ -47,6 +48,8 @@ from wfes.views import DataRequest, RecordedEvent
 In = TypeVar("In")
 Out = TypeVar("Out")
 T = TypeVar("T")
+
+_log = logging.getLogger("wfes")
 
 URL_DEFAULT = "sqlite:///wfes.db"
 
@@ -107,6 +110,7 @@ class Engine(Reading):
         self._log = open_log(self.url)
         self._workflows = by_name(workflows)
         self.workflows: Mapping[str, Workflow[Any, Any]] = MappingProxyType(self._workflows)
+        _say_unsupported(self._workflows.values())
         self._max_running = count(max_running, "max_running") if worker else None
         self.values = Values(self._log.get_blob, count(max_payload, "max_payload"))
         self._parts = Parts(self, self._log, self.values, self._workflows)
@@ -500,3 +504,20 @@ class Engine(Reading):
         if scope is None or not scope.in_handler or scope.execution.host.engine is not self:
             return None
         return scope
+
+
+def _say_unsupported(workflows: Iterable[Workflow[Any, Any]]) -> None:
+    """Refuses what cannot run, and warns of options that this release does not act upon."""
+    for workflow in workflows:
+        if workflow.wants("execute"):
+            raise NotSupported(
+                f"workflow {workflow.name!r} takes `execute`, which this release of wfes does not have yet"
+            )
+        given = {
+            "schedule": workflow.schedules,
+            "concurrency": workflow.concurrency,
+            "retention": workflow.retention_micros,
+        }
+        for option, value in given.items():
+            if value:
+                _log.warning("workflow %r: %s= has no effect in this release of wfes", workflow.name, option)

@@ -38,7 +38,7 @@ from wfes.handler.inbox import Inbox
 from wfes.handler.line import Line
 from wfes.handler.loop import Drained, PrivateLoop, PrivateTimer
 from wfes.handler.nested import Nested, NestedPaths
-from wfes.handler.outbox import Entry
+from wfes.handler.outbox import Entry, SetAside
 from wfes.handler.recall import recall
 from wfes.handler.replay import Replay
 from wfes.handler.rest import Rest
@@ -181,6 +181,11 @@ class Execution:
         """Whether steps that end now have been cut off."""
         return self.is_gone or self.ends.is_over or self.rest.releasing
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether it is leaving, or the handler has called for the end."""
+        return self.is_leaving or self.ends.said is not None
+
     # ------------------------------------------------------------------------------------- what user code does
 
     def open(self, scope: Scope, ask: Ask) -> asyncio.Future[Any]:
@@ -219,6 +224,8 @@ class Execution:
         self.asks[ask.path] = ask
         if ask.nested:
             self.nested.open[ask.path] = ask
+            if ask.waits:
+                self.come_to_rest(ask)
         if ask.kind == "listen":
             self._listening[ask] = None
 
@@ -228,6 +235,7 @@ class Execution:
             del self.asks[ask.path]
             if ask.nested:
                 del self.nested.open[ask.path]
+                self.stir(ask)
             self._listening.pop(ask, None)
 
     def withdraw(self, ask: Ask) -> None:
@@ -310,7 +318,7 @@ class Execution:
     def begin_attempt(self, ask: StepAsk) -> None:
         """Records an attempt; the step's function is called when that is on disk."""
         if self.paused or self.rest.stopping:
-            self.held.append(ask)
+            self.hold_back(ask)
             self.schedule()
             return
         self._open(ask)
@@ -373,6 +381,12 @@ class Execution:
         self._scheduled = False
         if self.is_gone:
             return
+        try:
+            self._take_turn()
+        except Exception as error:
+            self.broken(error)
+
+    def _take_turn(self) -> None:
         if self.replay is not None:
             if not self.replay.advance():
                 return
@@ -420,7 +434,7 @@ class Execution:
                     self.unregister(ask)
                     self.line.add(Entry(ask.withdrawal(self.stamp()), ask))
                 elif ask.is_start and (self.paused or self.rest.stopping):
-                    self.held.append(ask)
+                    self.hold_back(ask)
                 else:
                     self._open(ask)
         self.timers.arm()
@@ -455,10 +469,17 @@ class Execution:
         if isinstance(ask, ListenAsk):
             ask.look()  # an event that is here already needs no commit in between
 
+    def hold_back(self, ask: Ask) -> None:
+        """A pause or a stop keeps it from beginning."""
+        self.held.append(ask)
+        self.come_to_rest(ask)
+
     def open_held(self) -> None:
         """Begins what a pause kept from beginning."""
         held, self.held = self.held, []
         for ask in held:
+            if not ask.waits:
+                self.stir(ask)
             if not ask.withdrawn:
                 self._open(ask)
 
@@ -475,7 +496,7 @@ class Execution:
         if ask.withdrawn:
             return
         if ask.is_start and (self.paused or self.rest.stopping):
-            self.held.append(ask)
+            self.hold_back(ask)
             return
         if ask.nested and recall(self, ask):  # recorded meanwhile for an earlier run of the function
             self.unregister(ask)
@@ -648,16 +669,35 @@ class Execution:
             request, self.ends.cancel = self.ends.cancel, None
             self.ends.request_cancel(request)
 
+    def come_to_rest(self, ask: Ask) -> None:
+        """An inner ask waits: so do the steps around it, and the time it takes is none of theirs."""
+        if ask.nested:
+            for path in self.nested.rest(ask):
+                step = self.asks.get(path)
+                if isinstance(step, StepAsk):
+                    step.stop_clock()
+
+    def stir(self, ask: Ask) -> None:
+        """An inner ask waits no more."""
+        if ask.nested:
+            for path in self.nested.stir(ask):
+                step = self.asks.get(path)
+                if isinstance(step, StepAsk):
+                    step.run_clock()
+
     def waits_inside(self, step: StepAsk) -> bool:
         """Whether a step's function is at an inner wait."""
         return self.nested.waits_inside(step.path)
 
-    def broken(self, error: Exception) -> None:
-        """The writer could not even try: a defect, or a log that is gone for good."""
-        _log.error(
-            "instance %s of workflow %r stops here: %s", self.id, self.workflow.name, error, exc_info=error
-        )
+    def broken(self, error: BaseException) -> None:
+        """It cannot go on, by a defect that is not the handler's: pauses the instance and leaves."""
+        if self.is_gone:
+            return
+        name = self.workflow.name
+        _log.error("instance %s of workflow %r stops here: %r", self.id, name, error, exc_info=error)
+        report = f"this process cannot run it: {type(error).__name__}: {error}"
         self._leave()
+        self.host.submit(SetAside(self.host.worker, self.id, self.epoch, report))
 
     def halt(self) -> None:
         """Stops everything that runs, and drops the handler."""

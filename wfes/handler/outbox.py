@@ -191,3 +191,29 @@ class _OwnerAppend:
     def failed(self, error: Exception) -> None:
         if not self._execution.is_gone:
             self._execution.broken(error)
+
+
+class SetAside:
+    """A member that pauses an instance which this process cannot run, and lets go of it."""
+
+    __slots__ = ("_epoch", "_id", "_report", "_worker")
+
+    def __init__(self, worker: str, id: str, epoch: int, report: str) -> None:
+        self._worker = worker
+        self._id = id
+        self._epoch = epoch
+        self._report = report
+
+    def run(self, tx: Tx) -> None:
+        state = tx.state(self._id)
+        if state is None or state.worker != self._worker or state.epoch != self._epoch:
+            return
+        at = max(tx.now, state.at)
+        paused = e.WorkflowPaused(at=at, reason=self._report, held="defect")
+        tx.append(self._id, [paused, e.RunReleased(at=at)])
+
+    def done(self, result: Any) -> None:
+        """Nobody waits for it."""
+
+    def failed(self, error: Exception) -> None:
+        """The log is gone too: whoever opens it again takes the instance over."""

@@ -29,6 +29,7 @@ from wfes.core import events as e
 from wfes.core.durations import SECOND
 from wfes.errors import WfesError
 from wfes.handler.execution import Execution, Host
+from wfes.handler.outbox import SetAside
 from wfes.log.port import Log, Member
 from wfes.runtime import leases
 from wfes.runtime.claims import CLAIMS_MAX, Claimed, ClaimRunnable, Work
@@ -281,7 +282,13 @@ class Worker:
         started = history[0].event
         claim = next(r.event for r in reversed(history) if isinstance(r.event, e.RunClaimed))
         assert isinstance(started, e.WorkflowStarted)
-        execution = self._execution(self, self._workflows[started.workflow], id, claim.epoch, history)
+        try:
+            execution = self._execution(self, self._workflows[started.workflow], id, claim.epoch, history)
+        except Exception as error:
+            _log.error("instance %s of workflow %r cannot begin", id, started.workflow, exc_info=error)
+            report = f"this process cannot run it: {type(error).__name__}: {error}"
+            self.submit(SetAside(self.worker, id, claim.epoch, report))
+            return
         self._running[id] = execution
         self._over.discard(id)
         self._membership.wake()
