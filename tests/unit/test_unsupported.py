@@ -33,7 +33,7 @@ def test_options_without_effect_are_warned_of(caplog: pytest.LogCaptureFixture) 
 
 
 def test_a_parameter_that_nothing_fills_is_refused() -> None:
-    with pytest.raises(NotSupported, match="'agent'.*execute"):
+    with pytest.raises(NotSupported, match=r"'agent'.*execute"):
         Engine("sqlite://", workflows=[agent])
 
 
