@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,22 @@ _UNRETRIED = (errors.UnstorableValue, errors.PayloadTooLarge, errors.StateReadOn
 _AS_THEMSELVES = {qualified_name(cls): cls for cls in (errors.UnstorableValue, errors.PayloadTooLarge)}
 
 
+class _Exit:
+    """What a function that raised ``SystemExit`` gave: no task of the real loop may raise it, or the loop ends."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: SystemExit) -> None:
+        self.error = error
+
+
+async def _contained(work: Awaitable[Any]) -> Any:
+    try:
+        return await work
+    except SystemExit as error:
+        return _Exit(error)
+
+
 class StepAsk(Ask):
     """A step asked for: a function to run until an attempt of it succeeds.
 
@@ -51,6 +67,8 @@ class StepAsk(Ask):
     waits = False
 
     __slots__ = (
+        "_left",
+        "_since",
         "alarm",
         "args",
         "attempt",
@@ -103,6 +121,8 @@ class StepAsk(Ask):
         self.task: asyncio.Future[Any] | None = None
         self.alarm: Cancellable | None = None
         self.limit: Cancellable | None = None
+        self._left: int | None = None
+        self._since = 0
         self.timed_out = False
         self.scope: Scope | None = None
 
@@ -172,34 +192,50 @@ class StepAsk(Ask):
             except Exception as error:  # wrong arguments: no coroutine was made
                 self._failed(error)
                 return
-            task: asyncio.Future[Any] = loop.create_task(coro, context=context)
         elif self.thread:
-            task = loop.create_task(self._in_thread(context, extra), context=context)
+            coro = self._in_thread(context, extra)
         else:
-            task = loop.create_task(self._on_loop(extra), context=context)
+            coro = self._on_loop(extra)
+        task: asyncio.Future[Any] = loop.create_task(_contained(coro), context=context)
         self.task = task
         task.add_done_callback(self._finished)
-        if self.timeout is not None:
-            clock = execution.host.clock
-            self.limit = clock.call_at(clock.now() + self.timeout, self._over_time)
+        self._left = self.timeout
+        self.run_clock()
 
     async def _in_thread(self, context: Context, extra: dict[str, Any]) -> Any:
         host = self.execution.host
         inner = context.copy()  # the task that awaits the thread is inside ``context`` itself
-        call = host.loop.run_in_executor(host.threads, lambda: inner.run(self.fn, *self.args, **extra))
-        result = await call
+
+        def call() -> Any:
+            try:
+                return inner.run(self.fn, *self.args, **extra)
+            except StopIteration as error:  # no future takes one
+                raise RuntimeError("the function of a step raised StopIteration") from error
+
+        result = await host.loop.run_in_executor(host.threads, call)
         return await result if inspect.isawaitable(result) else result
 
     async def _on_loop(self, extra: dict[str, Any]) -> Any:
         result = self.fn(*self.args, **extra)
         return await result if inspect.isawaitable(result) else result
 
+    def run_clock(self) -> None:
+        """The attempt's own time runs on: its time-out is what is left from here."""
+        if self._left is not None and self.limit is None and self.task is not None:
+            clock = self.execution.host.clock
+            self._since = clock.now()
+            self.limit = clock.call_at(self._since + self._left, self._over_time)
+
+    def stop_clock(self) -> None:
+        """The function is at an inner wait, which does not count."""
+        if self._left is not None and self.limit is not None:
+            self.limit.cancel()
+            self.limit = None
+            self._left = max(0, self._left - (self.execution.host.clock.now() - self._since))
+
     def _over_time(self) -> None:
         self.limit = None
-        if self.task is not None and self.timeout is not None and self.execution.waits_inside(self):
-            clock = self.execution.host.clock  # waits do not count
-            self.limit = clock.call_at(clock.now() + self.timeout, self._over_time)
-        elif self.task is not None:
+        if self.task is not None:
             self.timed_out = True
             self.task.cancel()
 
@@ -218,8 +254,12 @@ class StepAsk(Ask):
         error = task.exception()
         if error is not None:
             self._failed(error)
-            return
-        self._returned(task.result())
+        elif self.timed_out:  # it went on all the same
+            self._cancelled()
+        elif isinstance(result := task.result(), _Exit):
+            self._failed(result.error)
+        else:
+            self._returned(result)
 
     def _cancelled(self) -> None:
         if self.timed_out:
@@ -227,7 +267,7 @@ class StepAsk(Ask):
             self._failed(
                 TimeoutError(f"attempt {self.attempt} of step {self.path!r} exceeded its timeout of {limit}")
             )
-        elif not (self.withdrawn or self.settled or self.execution.is_leaving):
+        elif not (self.withdrawn or self.settled or self.execution.is_ending):
             self._failed(RuntimeError(f"step {self.path!r} was cancelled from within its own function"))
 
     def _returned(self, value: Any) -> None:
@@ -277,12 +317,14 @@ class StepAsk(Ask):
 
     def _back_off(self) -> None:
         assert self.retry_at is not None
+        self.execution.come_to_rest(self)
         self.alarm = self.execution.host.clock.call_at(self.retry_at, self._again)
 
     def _again(self) -> None:
         self.alarm = None
         if self.withdrawn or self.settled or self.execution.is_leaving:
             return
+        self.execution.stir(self)
         self.attempt += 1
         self.retry_at = None
         self.cut_offs = 0

@@ -23,7 +23,7 @@ def is_dropped(execution: Execution, entry: Entry) -> bool:
         )  # an earlier attempt is recorded, and so is its withdrawal
         if isinstance(ask, StepAsk):
             execution.active.discard(ask)
-        execution.held.append(ask)
+        execution.hold_back(ask)
         return _unblocked(execution, entry)
     match entry.event:
         case e.WaitTimedOut():

@@ -32,9 +32,11 @@ def completion(execution: Execution, output: object) -> e.Event:
 
 
 def failure(execution: Execution, error: BaseException) -> e.Event:
-    """The end by an exception; its ``path`` is the first recorded failure that the exception came from."""
+    """The end by an exception; its ``path`` is the recorded failure that the exception is, or came from."""
     order = execution.failures
-    path = min((p for p in _paths_in(error) if p in order), key=lambda p: order[p], default=None)
+    path = next((p for p in _paths_in(error) if p in order), None)
+    if _is_group(error):
+        path = min((p for p in _paths_in(error) if p in order), key=lambda p: order[p], default=None)
     return e.WorkflowFailed(at=execution.stamp(), error=ErrorInfo.of(error).to_json(), path=path)
 
 

@@ -71,20 +71,44 @@ class NestedPaths:
         open: the asks of running step functions.
     """
 
-    __slots__ = ("open", "recorded")
+    __slots__ = ("_at_rest", "_resting", "open", "recorded")
 
     def __init__(self) -> None:
         self.recorded: dict[str, Nested] = {}
         self.open: dict[str, Ask] = {}
+        self._resting: set[Ask] = set()
+        self._at_rest: dict[str, int] = {}
+        """How many inner asks of a step are at rest, by its path; it waits while any is."""
 
     def waits_inside(self, path: str) -> bool:
         """Whether the function of the step at ``path`` is at an inner wait."""
-        if not self.open:
-            return False
-        prefix = path + "/"
-        return any(
-            ask.waits or ask.due() is not None for inner, ask in self.open.items() if inner.startswith(prefix)
-        )
+        return path in self._at_rest
+
+    def rest(self, ask: Ask) -> list[str]:
+        """Notes that an inner ask needs nothing of this process now; the steps around it that begin to wait so."""
+        if ask in self._resting:
+            return []
+        self._resting.add(ask)
+        began: list[str] = []
+        for path in _steps_around(ask.path):
+            count = self._at_rest.get(path, 0)
+            self._at_rest[path] = count + 1
+            if not count:
+                began.append(path)
+        return began
+
+    def stir(self, ask: Ask) -> list[str]:
+        """Notes that an inner ask is at rest no more; the steps around it that go on."""
+        if ask not in self._resting:
+            return []
+        self._resting.remove(ask)
+        went_on: list[str] = []
+        for path in _steps_around(ask.path):
+            self._at_rest[path] -= 1
+            if not self._at_rest[path]:
+                del self._at_rest[path]
+                went_on.append(path)
+        return went_on
 
     def close(self, path: str) -> None:
         """Withdraws what the function of a step still waits for: the function is over."""
@@ -110,3 +134,11 @@ class NestedPaths:
         prefix = path + "/"
         for inner in [p for p in self.recorded if p.startswith(prefix)]:
             del self.recorded[inner]
+
+
+def _steps_around(path: str) -> list[str]:
+    """The paths that lie around this one, the nearest first."""
+    found: list[str] = []
+    while path := path.rpartition("/")[0]:
+        found.append(path)
+    return found
