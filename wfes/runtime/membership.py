@@ -24,7 +24,7 @@ from wfes.runtime.watch import Lookout, Sighting, Watch
 
 _log = logging.getLogger("wfes")
 
-SIGN_OFF_SECONDS = 10.0
+SIGN_OFF_SECONDS = 2.0
 """How long the end of a worker waits for its row to be removed."""
 
 Statements = Sequence[tuple[str, Sequence[object]]]

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import corpus
 from driver import url_of
 
-from wfes import Engine, Instance, RequestNotPending, Step, workflow
+from wfes import Engine, Instance, LogUnavailable, RequestNotPending, Status, Step, workflow
 from wfes.core.state import ACTIVE
 from wfes.runtime import leases
 
@@ -251,6 +254,64 @@ async def work_off(folder: Path, role: str, count: str) -> None:
         await file(folder / f"started-{other}")
         while (await engine.instances(status=ACTIVE, limit=1)).items:
             await asyncio.sleep(0.01)
+
+
+@workflow
+async def steady(number: int, step: Step) -> int:
+    """Many small steps."""
+    total: int = 0
+    for index in range(number):
+        total += await step("add", corpus.same_async, index)
+    return total
+
+
+async def full_disk(folder: Path, how: str) -> None:
+    """No space is left while instances run; the engine says so, answers reads and goes on when there is some."""
+    async with Engine(url_of(folder), workflows=[steady]) as engine:
+        writer = engine._parts._writer
+        assert writer is not None
+        writer._command_timeout = 0.3
+        runs = [await steady.start(40, id=f"run-{n}") for n in range(5)]
+        while (await runs[0].refresh()).version < 12:
+            await asyncio.sleep(0.002)
+        lift = _limit_files(folder) if how == "limit" else _fill(folder)
+        while (trouble := writer.trouble) is None:
+            await asyncio.sleep(0.002)
+        print(trouble)
+        for run in runs:
+            await run.refresh()
+            assert run.status == Status.IN_PROGRESS
+            assert len(await run.history()) == run.version
+        assert len(await engine.instances()) == 5
+        try:
+            await steady.start(1, id="refused")
+        except LogUnavailable as error:
+            print(error)
+        else:
+            raise AssertionError("a start was acknowledged without space for it")
+        lift()
+        for run in runs:
+            assert await run.result(timeout=SECONDS_MAX) == sum(range(40))
+        assert len(await engine.instances()) == 5
+        assert await (await steady.start(3, id="after")).result(timeout=SECONDS_MAX) == 3
+        assert writer.trouble is None
+
+
+def _limit_files(folder: Path) -> Callable[[], object]:
+    """Lets no file of this process grow any more."""
+    largest = max(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, before[1]))
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def _fill(folder: Path) -> Callable[[], object]:
+    """Leaves no space on the folder's file system."""
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    return filler.unlink
 
 
 async def hang(folder: Path) -> None:

@@ -1,0 +1,133 @@
+"""No disk space: the engine says so, keeps answering reads, and goes on by itself when there is space again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Generator
+from pathlib import Path
+
+import corpus
+import pytest
+import scenarios
+from checks import broken_chains, calls_in, histories_of, malformed, stored_events, wrong_rows
+from driver import url_of
+from scenarios import finished, spawn
+
+import wfes
+from wfes import Engine, Status
+from wfes.log import faults
+from wfes.log.faults import Fault, FaultyLog
+
+NO_SPACE = "no space is left on the disk"
+
+
+def check(folder: Path) -> None:
+    """Everything is there, once."""
+    stored = stored_events(folder / "log.db")
+    histories = histories_of(stored)
+    assert "refused" not in histories
+    problems = broken_chains(stored) + wrong_rows(folder / "log.db", stored)
+    for stream, history in histories.items():
+        if not stream.startswith("$"):
+            problems += malformed(history)
+    assert problems == []
+    assert set(Counter(calls_in(folder / "calls")).values()) == {1}, "a step ran twice"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Generator[Path]:
+    """A file system of 3 MB; only root can make one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("making a file system takes root")
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "wfes-test", folder], capture_output=True)
+    if made.returncode:
+        pytest.skip(f"no file system can be made here: {made.stderr.decode()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_a_disk_that_is_full(small_disk: Path) -> None:
+    """A real one, in a process of its own."""
+    out = finished(spawn("full_disk", small_disk, "fill"))
+    assert out.count(NO_SPACE) == 2, out
+    check(small_disk)
+
+
+def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
+    """A quota: the system refuses to let files grow."""
+    out = finished(spawn("full_disk", tmp_path, "limit"))
+    assert out.count("is unavailable: ") == 2, out
+    check(tmp_path)
+
+
+def test_a_full_disk_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Steps wait without failing, commands are refused unrecorded, reads are answered, one warning is written."""
+    corpus.use(tmp_path / "calls")
+
+    async def main() -> None:
+        async with Engine(url_of(tmp_path), workflows=[scenarios.steady]) as engine:
+            log, writer = engine._log, engine._parts._writer
+            assert isinstance(log, FaultyLog)
+            assert writer is not None
+            writer._command_timeout = 0.2
+            run = await scenarios.steady.start(30, id="run")
+            while (await run.refresh()).version < 10:
+                await asyncio.sleep(0.002)
+            log.faults = [Fault.parse("full:1-")]
+            with pytest.raises(wfes.LogUnavailable, match=NO_SPACE):
+                await scenarios.steady.start(1, id="refused")
+            with pytest.raises(wfes.LogUnavailable, match=NO_SPACE):
+                await run.cancel()
+            assert (await run.refresh()).status == Status.IN_PROGRESS
+            assert [row.id for row in await engine.instances()] == ["run"]
+            with pytest.raises(TimeoutError):
+                await run.result(timeout=0.05)
+            log.faults = []
+            assert await run.result(timeout=20) == sum(range(30))
+
+    with faults.installed("slow:999999:0"), caplog.at_level(logging.WARNING, "wfes"):
+        asyncio.run(main())
+    assert [record.message.count(NO_SPACE) for record in caplog.records if NO_SPACE in record.message] == [1]
+    check(tmp_path)
+
+
+def test_closing_does_not_wait_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clean stop with a full disk gives up in time, loses nothing recorded, and the next engine goes on."""
+    monkeypatch.setattr("wfes.runtime.worker.LEAVING_SECONDS", 0.5)
+    monkeypatch.setattr("wfes.runtime.membership.SIGN_OFF_SECONDS", 0.5)
+    corpus.use(tmp_path / "calls")
+
+    async def stop() -> float:
+        engine = Engine(url_of(tmp_path), workflows=[scenarios.steady])
+        await engine.open()
+        run = await engine.start(scenarios.steady, 30, id="run")
+        while (await run.refresh()).version < 10:
+            await asyncio.sleep(0.002)
+        log = engine._log
+        assert isinstance(log, FaultyLog)
+        log.faults = [Fault.parse("full:1-")]
+        began = time.monotonic()
+        await engine.close(grace=0.5)
+        return time.monotonic() - began
+
+    async def go_on() -> None:
+        async with Engine(url_of(tmp_path), workflows=[scenarios.steady]) as engine:
+            run = await engine.get(scenarios.steady, "run")
+            assert await run.result(timeout=20) == sum(range(30))
+
+    with faults.installed("slow:999999:0"):
+        assert asyncio.run(stop()) < 5
+    asyncio.run(go_on())
+    stored = stored_events(tmp_path / "log.db")
+    assert broken_chains(stored) == []
+    assert malformed(histories_of(stored)["run"]) == []
