@@ -145,7 +145,7 @@ class Membership:
             raise
         self._writer.workers.add(worker)
         # A program that drops its event loop without a stop must not keep its instances from others.
-        self._watch = Watch(self._loop, lookout, self._sighted, busy, handlers, self._free_lock)
+        self._watch = Watch(self._loop, lookout, self._sighted, busy, handlers, self._leave_lock)
         self._watch.start()
         return dead
 
@@ -158,6 +158,7 @@ class Membership:
         except (TimeoutError, WfesError) as error:
             reason = str(error) or "the log gave no answer"
             _log.warning("worker %s could not sign off: %s", self._me.worker, reason)
+            self._leave_lock()
         finally:
             self._writer.workers.discard(self._me.worker)
             self._free_lock()
@@ -180,6 +181,12 @@ class Membership:
     def _free_lock(self) -> None:
         if self._lock is not None:
             self._lock.release()
+            self._lock = None
+
+    def _leave_lock(self) -> None:
+        """Frees the lock and leaves its file: the row is still there, and a free lock says that nobody is behind it."""
+        if self._lock is not None:
+            self._lock.forget()
             self._lock = None
 
     def _registration(self) -> Statements:
