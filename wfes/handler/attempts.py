@@ -12,6 +12,7 @@ import inspect
 import random
 from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from wfes import errors
@@ -50,6 +51,12 @@ async def _contained(work: Awaitable[Any]) -> Any:
         return await work
     except SystemExit as error:
         return _Exit(error)
+
+
+def _close_unbegun(work: Awaitable[Any], task: asyncio.Future[Any]) -> None:
+    """A task that was cancelled before its first step never awaited its work, which would complain about that."""
+    if task.cancelled() and inspect.iscoroutine(work):
+        work.close()
 
 
 class StepAsk(Ask):
@@ -199,6 +206,7 @@ class StepAsk(Ask):
         task: asyncio.Future[Any] = loop.create_task(_contained(coro), context=context)
         self.task = task
         task.add_done_callback(self._finished)
+        task.add_done_callback(partial(_close_unbegun, coro))
         self._left = self.timeout
         self.run_clock()
 
