@@ -266,10 +266,7 @@ class SimulatedHost:
                 quiet = 0
                 continue
             if self.executions or any(self._waiting()):
-                if self.clock.jump():
-                    quiet = 0
-                    continue
-                if self._wake_next():
+                if self._jump():
                     quiet = 0
                     continue
             if quiet > 20:
@@ -287,9 +284,13 @@ class SimulatedHost:
             self.begin(id)
         return bool(runnable)
 
-    def _wake_next(self) -> bool:
+    def _jump(self) -> bool:
+        """Moves to what is due next: an alarm, or an instance that nobody runs at the moment."""
         dues = [due for state in self._waiting() if (due := state.runnable_at()) is not None]
         if not dues:
-            return False
-        self.clock.call_at(min(dues), lambda: None)
-        return self.clock.jump()
+            return self.clock.jump()
+        waking = self.clock.call_at(min(dues), lambda: None)
+        try:
+            return self.clock.jump()
+        finally:
+            waking.cancel()

@@ -331,7 +331,7 @@ class TargetAsk(TimedAsk):
 
     def look(self) -> None:
         ended = self.execution.inbox.ends.get(self.path)
-        if ended is not None:
+        if ended is not None and self.execution.inbox.at(ended).instance == self.target:
             self.execution.settle(self, self._end_event, {"ended": ended})
 
     @property

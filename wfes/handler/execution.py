@@ -93,6 +93,8 @@ class Execution:
         self.nested = NestedPaths()
         self.failures: dict[str, int] = {}
         """Paths whose failure the handler was given, to the order in which it was."""
+        self.children: dict[str, str] = {}
+        """In a retried instance: the children that paths have already, if they did not fail."""
         self.pool: dict[str, int] = {}
         """Paths whose outcome stands in a void part of the history: to their versions."""
         # what came from outside

@@ -16,6 +16,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from wfes.core import events as e
+from wfes.core.state import Status
 from wfes.handler.attempts import StepAsk
 from wfes.handler.ending import whereabouts
 from wfes.handler.nested import SUCCESSES, Nested
@@ -75,6 +76,7 @@ class Replay:
 
     def _leave_out(self, void: set[int], forgotten: list[tuple[str, int]]) -> None:
         execution = self._execution
+        self._remember_children()
         kept: list[e.Recorded] = []
         # A retry sets the deadline; what changed it before says nothing any more.
         last = max(void) + 1
@@ -89,7 +91,7 @@ class Replay:
             if version in void:
                 if isinstance(event, e.ResultReused):
                     execution.pool[event.path] = event.version
-                elif isinstance(event, SUCCESSES) and getattr(event, "error", None) is None:
+                elif self._succeeded(event):
                     execution.pool[event.path] = version
                     execution.inbox.keep(event, version)
                     if isinstance(event, e.ListenEnded):
@@ -109,6 +111,25 @@ class Replay:
                 ends.interrupted, ends.cancel = event, None
             elif isinstance(event, e.CancelRequested):
                 ends.request_cancel(event)
+
+    def _succeeded(self, event: e.Event) -> bool:
+        if isinstance(event, e.ChildEnded):
+            ended = self._history[event.ended - self._history[0].originator_version].event
+            return isinstance(ended, e.TargetEnded) and ended.status == Status.COMPLETED
+        return isinstance(event, SUCCESSES) and getattr(event, "error", None) is None
+
+    def _remember_children(self) -> None:
+        """A child that did not fail is waited for again, not started a second time."""
+        children = self._execution.children
+        for recorded in self._history:
+            match recorded.event:
+                case e.ChildStarted(path=path, instance=instance):
+                    children[path] = instance
+                case e.TargetEnded(path=path, instance=instance, status=status):
+                    if status != Status.COMPLETED and children.get(path) == instance:
+                        del children[path]
+                case _:
+                    """Not about a child."""
 
     # -------------------------------------------------------------------------------------------- the walk
 

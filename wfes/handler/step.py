@@ -363,7 +363,7 @@ class Step(StepFanOut):
         path = scope.claim(name)
         execution = self._execution
         limit = None if timeout is None else durations.micros(timeout, "timeout")
-        child = derived_id(execution.id, path, str(execution.retries))
+        child = execution.children.get(path) or derived_id(execution.id, path, str(execution.retries))
         start = execution.host.engine.calls.start(
             wf, input, id=child, key=key, parent=execution.id, parent_path=path
         )
