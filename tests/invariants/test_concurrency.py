@@ -285,11 +285,6 @@ def test_two_processes_with_workers_share_two_hundred_instances(tmp_path: Path) 
 def test_a_dead_process_s_instances_are_taken_over_at_once(tmp_path: Path) -> None:
     """On the same host a killed process's instances go on in another one at once, without a lease to wait for."""
     child = spawn("hang", tmp_path)
-    try:
-        scenarios.until(tmp_path / "working-a")
-    except BaseException:
-        child.kill()
-        raise
 
     async def main() -> float:
         async with Engine(url_of(tmp_path), workflows=[scenarios.owned]) as engine:
@@ -305,16 +300,21 @@ def test_a_dead_process_s_instances_are_taken_over_at_once(tmp_path: Path) -> No
             assert await run.result(timeout=20) == ", after"
             return time.monotonic() - began
 
-    assert asyncio.run(main()) < 3
+    try:
+        scenarios.until(tmp_path / "working-a")
+        assert asyncio.run(main()) < 3
+    finally:
+        child.kill()
+        child.communicate()
     history = check(tmp_path)["run"]
     assert [r.event.epoch for r in history if isinstance(r.event, e.RunClaimed)] == [1, 2]
 
 
 def test_a_dead_process_s_instances_are_taken_over_by_one_of_many(tmp_path: Path) -> None:
     """Several workers that see the same dead one: each instance is claimed by one of them."""
+    child = spawn("hang", tmp_path)
 
     async def main() -> None:
-        child = spawn("hang", tmp_path)
         await scenarios.file(tmp_path / "working-a")
         engines = [Engine(url_of(tmp_path), workflows=[scenarios.owned], name=f"e{n}") for n in range(4)]
         for engine in engines:
@@ -329,6 +329,10 @@ def test_a_dead_process_s_instances_are_taken_over_by_one_of_many(tmp_path: Path
             for engine in engines:
                 await engine.close()
 
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    finally:
+        child.kill()
+        child.communicate()
     history = check(tmp_path)["run"]
     assert [r.event.epoch for r in history if isinstance(r.event, e.RunClaimed)] == [1, 2]

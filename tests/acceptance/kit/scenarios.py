@@ -152,7 +152,7 @@ async def owned(folder: str, step: Step) -> str:
         await file(Path(folder, f"go-{role_here}"))
         return role_here
 
-    done = await step("work", work)
+    done = await step("work", work, max_attempts=1)
     return f"{done}, {await step('after', corpus.same, 'after')}"
 
 
