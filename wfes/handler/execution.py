@@ -443,11 +443,12 @@ class Execution:
 
     def record_state(self) -> None:
         """Records what the handler changed of its state; a value that cannot be recorded fails the instance."""
-        if self.state is None or self.ends.said is not None:
+        if self.state is None:
             return
         try:
             changes = self.state.changes()
         except errors.WfesError as error:
+            self.state = None
             self.ends.say(ending.failure(self, error))
             return
         if changes:

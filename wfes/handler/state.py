@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from wfes.handler.execution import Execution
 
 
+_IMMUTABLE = frozenset({type(None), bool, int, float, str, bytes})
+
+
 def plain(value: object) -> object:
     """The value, as an object of the user's own model where it is a handler's state (or a copy of one)."""
     model = getattr(type(value), "__wfes_model__", None)
@@ -26,14 +30,34 @@ def plain(value: object) -> object:
 
 @functools.cache
 def _guarded(model: type[BaseModel]) -> type[BaseModel]:
+    fields = frozenset(model.model_fields)
+
     def __setattr__(self: BaseModel, name: str, value: Any) -> None:
         scope = current()
         if scope is not None and not scope.in_handler:
             raise errors.StateReadOnly(name, scope.path)
         model.__setattr__(self, name, value)
 
+    def __delattr__(self: BaseModel, name: str) -> None:
+        scope = current()
+        if scope is not None and not scope.in_handler:
+            raise errors.StateReadOnly(name, scope.path)
+        if name in fields:
+            raise AttributeError(f"field {name!r} of the state cannot be deleted; assign its default instead")
+        model.__delattr__(self, name)
+
+    def __getattribute__(self: BaseModel, name: str) -> Any:
+        value = model.__getattribute__(self, name)
+        if name in fields and type(value) not in _IMMUTABLE:
+            scope = current()
+            if scope is not None and not scope.in_handler:
+                return copy.deepcopy(value)  # a function may change what it reads, and no replay would
+        return value
+
     namespace = {
         "__setattr__": __setattr__,
+        "__delattr__": __delattr__,
+        "__getattribute__": __getattribute__,
         "__wfes_model__": model,
         "__module__": model.__module__,
         "__doc__": model.__doc__,
@@ -70,5 +94,5 @@ class RecordedState:
         for name, field in self._model.model_fields.items():
             where = f"state.{name}"
             type_ = field.annotation if field.annotation is not None else ABSENT
-            trees[name] = self._execution.seal(getattr(self.value, name), where, type_)
+            trees[name] = self._execution.seal(self.value.__dict__[name], where, type_)
         return trees

@@ -22,6 +22,20 @@ from wfes.simulation import SimulatedClock, SimulatedHost, SimulatedLog
 SECOND = 1_000_000
 
 
+class Host(SimulatedHost):
+    """A host that remembers how long the log was after each of its transactions."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.boundaries: set[int] = set()
+
+    def _pump(self) -> None:
+        if self._queue:
+            self.boundaries.add(len(self.log.committed))
+        super()._pump()
+        self.boundaries.add(len(self.log.committed))
+
+
 class Sim:
     """One world; to be made and used inside one event loop."""
 
@@ -38,7 +52,7 @@ class Sim:
         for stream, history in self.log.streams.items():
             if not stream.startswith("$"):
                 self.log._states[stream] = fold(stream, history)
-        self.host = SimulatedHost(workflows, seed=seed, clock=clock, log=self.log)
+        self.host = Host(workflows, seed=seed, clock=clock, log=self.log)
 
     @property
     def now(self) -> int:
@@ -47,6 +61,7 @@ class Sim:
     def start(self, wf: Any, input: Any = None, **options: Any) -> str:
         start = self.host.engine.calls.start(wf, input, **options)
         start.run(self.log)
+        self.host.boundaries.add(len(self.log.committed))
         return str(start.id)
 
     async def run(self) -> None:
@@ -103,9 +118,10 @@ class Sim:
         return Sim(*(workflows or self.workflows), committed=self.log.committed[:n], seed=self.seed + n)
 
     def cuts(self, first: int = 1) -> Iterator[Sim]:
-        """The worlds after a crash behind each event."""
-        for n in range(first, len(self.log.committed) + 1):
-            yield self.cut(n)
+        """The worlds after a crash behind each commit that left at least `first` events."""
+        for n in sorted(self.host.boundaries):
+            if n >= first:
+                yield self.cut(n)
 
 
 @pytest.fixture
