@@ -129,7 +129,6 @@ class Engine(Reading):
 
     async def __aenter__(self) -> Self:
         await self.open()
-        self._token = ambient.entered(self)
         return self
 
     async def __aexit__(
@@ -151,14 +150,12 @@ class Engine(Reading):
             raise EngineNotOpen("this engine is being opened by another thread")
         self._host = Host(self)
         self._host.start()
-        self._token = ambient.entered(self)
+        ambient.enter(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._token is not None:
-            ambient.left(self, self._token)
         if self._host is not None:
             self._host.stop()
 
@@ -171,6 +168,7 @@ class Engine(Reading):
             EngineNotOpen: The engine was opened before.
         """
         await self._parts.open(self._make_clock, self._max_running, self.name)
+        self._token = ambient.entered(self)
 
     def _make_clock(self, loop: asyncio.AbstractEventLoop) -> Clock:
         """The clock this engine lives by; a test's engine has another."""

@@ -179,6 +179,11 @@ class Execution:
         return self.rest.idle
 
     @property
+    def is_stuck(self) -> bool:
+        """Whether its handler waits for nothing that is known, and is about to be held for that."""
+        return "deadlock" in self.alarms
+
+    @property
     def is_leaving(self) -> bool:
         """Whether steps that end now have been cut off."""
         return self.is_gone or self.ends.is_over or self.rest.releasing

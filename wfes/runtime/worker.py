@@ -81,6 +81,8 @@ class Running(Protocol):
 
     @property
     def idle(self) -> bool: ...
+    @property
+    def is_stuck(self) -> bool: ...
     def start(self) -> None: ...
     def outside(self, events: Sequence[e.Recorded]) -> None: ...
     def fence(self) -> None: ...
@@ -379,7 +381,7 @@ class Worker:
         """Whether everything in memory only waits and nothing is about to be claimed."""
         if self._reserved or self._claiming or self._checking or self._arriving:
             return False
-        return all(execution.idle for execution in self._running.values())
+        return all(execution.idle or execution.is_stuck for execution in self._running.values())
 
     @property
     def running(self) -> int:

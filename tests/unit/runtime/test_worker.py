@@ -53,6 +53,7 @@ class Fake:
         self.epoch = epoch
         self.history = history
         self.idle = False
+        self.is_stuck = False
         self.calls: list[str] = []
         self.seen: list[e.Recorded] = []
         self.stays_on_stop = False
