@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 from wfes.core import events as e
@@ -64,7 +65,8 @@ def whereabouts(execution: Execution) -> str:
     if execution.main is None:
         return ""
     frame: Any = None
-    source = execution.workflow.handler.__code__.co_filename
+    code = execution.workflow.handler.__code__
+    source = code.co_filename
     awaited: Any = execution.main.get_coro()
     while awaited is not None:
         found = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)
@@ -74,5 +76,13 @@ def whereabouts(execution: Execution) -> str:
             frame = found
         awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
     if frame is None:
-        return ""
+        return f" (handler {code.co_name} at {source}:{_ended_at(execution.main, source) or code.co_firstlineno})"
     return f" (at {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name})"
+
+
+def _ended_at(main: asyncio.Task[Any], source: str) -> int | None:
+    """The line of the user's source that an exception left the handler by."""
+    if not main.done() or main.cancelled() or (error := main.exception()) is None:
+        return None
+    lines = [line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_filename == source]
+    return lines[-1] if lines else None

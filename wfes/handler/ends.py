@@ -115,6 +115,15 @@ class Ends:
         else:
             self._over(e.WorkflowCancelled(at=at, reason=reason))
 
+    def end_now(self) -> None:
+        """Ends it by the interruption that is known of, or else because its deadline has passed."""
+        execution = self._execution
+        if not self.is_interrupted:
+            event = e.CancelDelivered(at=execution.stamp(), kind="timeout", reason=_DEADLINE_PASSED)
+            self.interrupted = event
+            execution.line.add(Entry(event))
+        self.finish_interrupted()
+
     def _emit_cancel(self) -> None:
         if self.cancel is None or self.interrupted is not None:
             return

@@ -99,7 +99,8 @@ class Execution:
         """Paths whose outcome stands in a void part of the history: to their versions."""
         # what came from outside
         self.inbox = Inbox()
-        self._unread: list[e.Recorded] = []
+        self.unread: list[e.Recorded] = []
+        """What came during the replay."""
         self._listening: dict[Ask, None] = {}
         self.paused = False
         # the line
@@ -144,7 +145,8 @@ class Execution:
         if self.is_gone:
             return
         if self.replay is not None:
-            self._unread.extend(events)
+            self.unread.extend(events)
+            self.schedule()
             return
         for recorded in events:
             if recorded.originator_version > self.inbox.seen:
@@ -396,8 +398,12 @@ class Execution:
     def _take_turn(self) -> None:
         if self.replay is not None:
             if not self.replay.advance():
+                if not self.is_leaving:
+                    self.rest.look_at_replay(self.replay)
+                    self.line.outbox.flush()
                 return
             self.replay = None
+            self.alarms.cancel("replay")
             self._go_live()
         if self.loop.has_ready and not self.line.blocks and not self.is_leaving:
             self.move_to(self.stamp())
@@ -659,10 +665,10 @@ class Execution:
     def _go_live(self) -> None:
         """The replay is over: begins what the history left open."""
         self.timers.arm_recorded()
-        for recorded in self._unread:
+        for recorded in self.unread:
             if recorded.originator_version > self.inbox.seen:
                 self.take_in(recorded.event, recorded.originator_version)
-        self._unread.clear()
+        self.unread.clear()
         for ask in list(self.asks.values()):
             if ask.recorded and not ask.withdrawn and not ask.settled and ask not in self.fresh:
                 ask.on_disk = True

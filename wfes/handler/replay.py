@@ -102,10 +102,24 @@ class Replay:
                     execution.pool.pop(event.path, None)
         self._history = kept
 
+    def to_come(self) -> tuple[int | None, int | None]:
+        """When a cancellation or time-out that stands further on was given, and when the deadline then is."""
+        given: int | None = None
+        deadline = self._execution.ends.deadline
+        for recorded in (*self._history[self._cursor :], *self._execution.unread):
+            match recorded.event:
+                case e.CancelRequested(at=at) | e.CancelDelivered(at=at):
+                    given = at
+                case e.DeadlineChanged(deadline=moved):
+                    deadline = moved
+                case _:
+                    """Says nothing of the end."""
+        return given, deadline
+
     def foresee_interruption(self) -> None:
         """Notes a cancellation or time-out that stands further on: a replay that cannot get there still ends by it."""
         ends = self._execution.ends
-        for recorded in self._history[self._cursor :]:
+        for recorded in (*self._history[self._cursor :], *self._execution.unread):
             event = recorded.event
             if isinstance(event, e.CancelDelivered):
                 ends.interrupted, ends.cancel = event, None

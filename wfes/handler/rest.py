@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 from wfes.core import durations
 from wfes.core import events as e
 from wfes.handler.ending import whereabouts
+from wfes.handler.ends import CLEANUP_MICROS
 from wfes.handler.outbox import Entry
 
 if TYPE_CHECKING:
     from wfes.handler.execution import Execution
+    from wfes.handler.replay import Replay
 
 DEADLOCK_MICROS = 10 * durations.SECOND
 """How long a handler may wait for nothing that is known before it is held: a thread of its own may yet wake it."""
@@ -81,6 +83,27 @@ class Rest:
                 execution.alarms.set("deadlock", self._from_now(DEADLOCK_MICROS), self._deadlocked)
         elif "linger" not in execution.alarms and self.may_leave:
             self._linger()
+
+    def look_at_replay(self, replay: Replay) -> None:
+        """A replay waits for something outside; a stop does not wait for that, nor an end for longer than it must."""
+        execution = self._execution
+        if self.stopping:
+            self.release(waiting=False)
+            return
+        interrupted, deadline = replay.to_come()
+        due = deadline if interrupted is None else interrupted + CLEANUP_MICROS
+        if due is None:
+            execution.alarms.cancel("replay")
+        else:
+            execution.alarms.set("replay", due, lambda: self._end_in_replay(replay))
+
+    def _end_in_replay(self, replay: Replay) -> None:
+        execution = self._execution
+        if execution.is_leaving or execution.replay is not replay:
+            return
+        replay.foresee_interruption()
+        execution.ends.end_now()
+        execution.line.outbox.flush()
 
     def release(self, *, waiting: bool) -> None:
         """Releases the instance; the execution is gone when that is committed."""
