@@ -28,7 +28,8 @@ class Chain:
         self.depth = draw.choice([5, 20, 60, DEEPEST])
         kinds = ["gather", "group", "wait_for", "timeout", "wait", "shield", "finally", "plain"]
         self.levels = [
-            (draw.choice(kinds), draw.random() < 0.2, draw.choice([0.01, 0.5, 5, 3600, 3600])) for _ in range(self.depth)
+            (draw.choice(kinds), draw.random() < 0.2, draw.choice([0.01, 0.5, 5, 3600, 3600]))
+            for _ in range(self.depth)
         ]
         self.length = draw.choice([0, 0.2, 3, 100])
 
@@ -79,12 +80,12 @@ async def _around(kind: str, below: Branch, aside: Branch | None, limit: float) 
             except TimeoutError:
                 return "late"
         case "wait":
-            task = asyncio.ensure_future(_task(both))
-            _, pending = await asyncio.wait([task], timeout=limit)
+            inner: asyncio.Task[Any] = asyncio.ensure_future(_task(both))
+            _, pending = await asyncio.wait([inner], timeout=limit)
             for one in pending:
                 one.cancel()
-            (found,) = await asyncio.gather(task, return_exceptions=True)
-            return type(found).__name__ if isinstance(found, BaseException) else found
+            end: Any = (await asyncio.gather(inner, return_exceptions=True))[0]
+            return type(end).__name__ if isinstance(end, BaseException) else end
         case "shield":
             return await asyncio.shield(_task(both))
         case "finally":
@@ -103,7 +104,9 @@ async def _task(branch: Branch) -> Any:
 Outcome = tuple[list[e.Recorded], list[Any]]
 
 
-async def play(chain: Chain, seed: int, history: list[e.Recorded] | None, *, disturbed: bool = False) -> Outcome:
+async def play(
+    chain: Chain, seed: int, history: list[e.Recorded] | None, *, disturbed: bool = False
+) -> Outcome:
     """Runs the chain, from the start or from a history; the history then and what the last run saw."""
     runs: list[list[Any]] = []
 

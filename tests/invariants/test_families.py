@@ -67,7 +67,9 @@ def make_member(family: Family) -> Any:
                 case "child":
                     try:
                         limit = 2 if number % 3 == 0 else None
-                        return await step.execute_workflow(f"c{number}", member_, [workflow.id, *rest], timeout=limit)
+                        return await step.execute_workflow(
+                            f"c{number}", member_, [workflow.id, *rest], timeout=limit
+                        )
                     except (ChildWorkflowError, WaitTimeout) as error:
                         return type(error).__name__
                 case "tell":
@@ -134,10 +136,14 @@ def disturb(family: Family, seed: int) -> None:
         id = draw.choice([s for s in family.log.streams if not s.startswith("$")])
         state = family.log.state(id)
         assert state is not None
-        command = draw.choice([d.Pause(), d.Pause(), d.Cancel(), d.Retry(), d.Retry(), d.Send(event="news", payload=0)])
+        command = draw.choice(
+            [d.Pause(), d.Pause(), d.Cancel(), d.Retry(), d.Retry(), d.Send(event="news", payload=0)]
+        )
         perform(id, command)
         if isinstance(command, d.Pause):
-            family.clock.call_at(family.clock.now() + draw.randrange(3 * SECOND), lambda: perform(id, d.Resume()))
+            family.clock.call_at(
+                family.clock.now() + draw.randrange(3 * SECOND), lambda: perform(id, d.Resume())
+            )
 
     family.interfere = interfere
 
@@ -184,7 +190,9 @@ def check_family(family: Family, what: object) -> None:
         assert not held, (what, id, held)
         done = Counter(r.event.path for r in history if isinstance(r.event, e.StepCompleted))
         assert all(count == 1 for count in done.values()), (what, id, done)
-        payloads = [r.event.payload for r in history if isinstance(r.event, e.EventReceived) and r.event.payload]
+        payloads = [
+            r.event.payload for r in history if isinstance(r.event, e.EventReceived) and r.event.payload
+        ]
         assert retried or len(payloads) == len(set(payloads)), (what, id, payloads)
         check_fold(id, history, what)
 
@@ -202,13 +210,19 @@ def check_fold(id: str, history: list[e.Recorded], what: object) -> None:
         if before in TERMINAL and status is not before:
             assert isinstance(recorded.event, e.WorkflowRetried), (what, id, number)
         assert (status in TERMINAL) == (state.ended is not None)
-        assert status is detailed.status and state.waits == detailed.waits and state.steps == detailed.steps
+        assert status is detailed.status
+        assert state.waits == detailed.waits
+        assert state.steps == detailed.steps
         if state.ended is not None:
-            assert state.runnable_at() is None and not state.waits and not state.steps and state.worker is None
+            assert state.runnable_at() is None
+            assert not state.waits
+            assert not state.steps
+            assert state.worker is None
     for number in Random(len(history)).sample(range(1, len(history) + 1), min(6, len(history))):
         prefix = fold(id, history[:number])
         again = fold(id, history[:number])
-        assert prefix == again and prefix.version == number
+        assert prefix == again
+        assert prefix.version == number
         for recorded in history[number:]:
             prefix = evolve(prefix, recorded.event, recorded.originator_version)
         assert prefix == state, (what, id, number)

@@ -257,7 +257,7 @@ class Execution:
             self.active.discard(ask)
             self.nested.close(ask.path)
         if ask.is_immediate and ask.recorded:
-            """Its effect is on its way into the log, which is its end: whoever asks for its path again is given that."""
+            """Its effect is on its way into the log: whoever asks for its path again is given what that gave."""
         elif ask.recorded:
             self.fresh[ask] = True
         else:

@@ -87,12 +87,12 @@ class Replay:
             if not event.owner:
                 kept.append(recorded)
                 continue
-            path = getattr(event, "path", None)
+            path: Any = getattr(event, "path", None)
             if version in void:
                 if isinstance(event, e.ResultReused):
                     execution.pool[event.path] = event.version
                 elif self._succeeded(event):
-                    execution.pool[event.path] = version
+                    execution.pool[path] = version
                     execution.inbox.keep(event, version)
                     if isinstance(event, e.ListenEnded):
                         execution.inbox.reserve(event.received)

@@ -87,7 +87,7 @@ class Sim:
     async def work(self, seconds: float) -> None:
         """What takes this long, for step functions."""
         done = asyncio.get_running_loop().create_future()
-        self.later(seconds, lambda: done.done() or done.set_result(None))
+        self.later(seconds, lambda: None if done.done() else done.set_result(None))
         await done
 
     def state(self, id: str) -> InstanceState:

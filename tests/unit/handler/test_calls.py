@@ -93,7 +93,8 @@ def test_starts_inside_handlers_and_steps_happen_once(make_sim: Any) -> None:
             known = {s for s in sim.log.streams if not s.startswith("$")}
             await sim.run()
             streams = {s for s in sim.log.streams if not s.startswith("$")}
-            assert streams == {id, *sim.output(id)} and known <= streams
+            assert streams == {id, *sim.output(id)}
+            assert known <= streams
             assert all(sim.state(one).parent == id for one in sim.output(id))
 
     asyncio.run(main())
@@ -143,7 +144,8 @@ def test_now_uuid_and_random_are_repeatable_and_differ_from_place_to_place(make_
         one, two = sim.start(wf), sim.start(wf)
         await sim.run()
         first = sim.output(one)
-        assert len(set(first)) == len(first) and all(0 <= float(first[k]) < 1 for k in (2, 3, 6))
+        assert len(set(first)) == len(first)
+        assert all(0 <= float(first[k]) < 1 for k in (2, 3, 6))
         assert not set(first[:4]) & set(sim.output(two)[:4])
         for other in sim.cuts(first=3):
             await other.run()

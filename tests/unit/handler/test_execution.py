@@ -72,12 +72,11 @@ def test_races_between_steps_have_the_same_winner_on_every_replay(make_sim: Any)
         await sim.run()
         out = sim.output(id)
         assert out == [["quick"], 2, ["quick", "middle", "slow"], "timeout", "in time", ["x", "y"]]
-        late = next(
-            n for n, r in enumerate(live.log.committed) if getattr(r.event, "path", "") == "late"
-        )
+        late = next(n for n, r in enumerate(live.log.committed) if getattr(r.event, "path", "") == "late")
         for sim in live.cuts(first=late + 2):
             await sim.run()
-            assert sim.output(id)[:3] == out[:3] and sim.output(id)[5] == out[5]
+            assert sim.output(id)[:3] == out[:3]
+            assert sim.output(id)[5] == out[5]
         sim = live.cut(len(live.log.committed) - 1)
         await sim.run()
         assert sim.output(id) == out
@@ -89,16 +88,14 @@ def test_step_calls_go_into_gather_and_as_completed_and_bare_coroutines_do_not(m
     @workflow
     async def wf(step: Step) -> list[Any]:
         found: list[Any] = list(await asyncio.gather(step("a", lambda: 1), step("b", lambda: 2)))
-        for first in asyncio.as_completed([step("c", lambda: 3), step("d", lambda: 4)]):
-            found.append(await first)
+        found += [await first for first in asyncio.as_completed([step("c", lambda: 3), step("d", lambda: 4)])]
 
         async def own() -> int:
             return 1
 
         bare = own()
         try:
-            for first in asyncio.as_completed([bare]):
-                found.append(await first)
+            found += [await first for first in asyncio.as_completed([bare])]
         except TypeError as error:
             found.append("own" in str(error))
         return found
@@ -109,7 +106,8 @@ def test_step_calls_go_into_gather_and_as_completed_and_bare_coroutines_do_not(m
         await sim.run()
         for other in (sim, *sim.cuts()):
             await other.run()
-            assert sorted(other.output(id)[:4]) == [1, 2, 3, 4] and other.output(id)[4] is True
+            assert sorted(other.output(id)[:4]) == [1, 2, 3, 4]
+            assert other.output(id)[4] is True
 
     asyncio.run(main())
 
@@ -129,9 +127,11 @@ def test_plain_timers_outlive_memory_and_crashes_and_are_never_early(make_sim: A
         sim = make_sim(wf)
         id = sim.start(wf)
         await sim.run()
-        assert sim.output(id) == "late" and START + 3601 * SECOND <= sim.now < START + 3602 * SECOND
+        assert sim.output(id) == "late"
+        assert START + 3601 * SECOND <= sim.now < START + 3602 * SECOND
         fired = [x.delay for x in sim.events(id, e.TimerFired)]
-        assert fired == [100 * SECOND, 3600 * SECOND, SECOND] and sim.events(id, e.TimerScheduled)
+        assert fired == [100 * SECOND, 3600 * SECOND, SECOND]
+        assert sim.events(id, e.TimerScheduled)
         assert sim.events(id, e.RunReleased)
         for other in sim.cuts():
             await other.run()
@@ -183,7 +183,8 @@ def test_outside_awaits_are_done_again_on_each_run(make_sim: Any) -> None:
         id = sim.start(wf)
         await until_ended(sim, id)
         expected = ["thread", 1, "future", 2, "hello\n", 3, "beside"]
-        assert sim.output(id) == expected and calls == ["thread", "beside"]
+        assert sim.output(id) == expected
+        assert calls == ["thread", "beside"]
         for sim in live.cuts():
             calls.clear()
             await until_ended(sim, id)
@@ -241,7 +242,8 @@ def test_a_cancellation_reaches_an_outside_await(make_sim: Any) -> None:
         sim.later(1, lambda: sim.do(id, Cancel()))
         await sim.run()
         assert str(sim.state(id).status) == "cancelled"
-        assert outside[0].cancelled() and outside[1:] == ["undone"]
+        assert outside[0].cancelled()
+        assert outside[1:] == ["undone"]
 
     asyncio.run(main())
 
@@ -305,7 +307,8 @@ def test_a_waiting_handler_is_dropped_and_its_cleanup_sees_suspended(make_sim: A
         await sim.run()
         assert sim.output(id) == "done"
         assert log == ["run", "Suspended", "step: Suspended", "run", "after"]
-        assert issubclass(Suspended, asyncio.CancelledError) and not issubclass(Suspended, Exception)
+        assert issubclass(Suspended, asyncio.CancelledError)
+        assert not issubclass(Suspended, Exception)
 
     asyncio.run(main())
 
@@ -367,7 +370,10 @@ def test_threads_of_steps_and_of_the_handler_do_not_mix_up_where_they_belong(mak
             return f"{scope.execution.id == ids[name]} {scope.path or '-'}"
 
         found = await asyncio.gather(
-            step("a", where), step("b", where, thread=False), asyncio.to_thread(where), step.map("m", [1], lambda _: where())
+            step("a", where),
+            step("b", where, thread=False),
+            asyncio.to_thread(where),
+            step.map("m", [1], lambda _: where()),
         )
         return [*found[:3], *found[3], threading.current_thread().name[:4]]
 
@@ -402,9 +408,9 @@ def test_a_clean_stop_lets_running_steps_finish_and_starts_none(make_sim: Any) -
         for grace in (True, False):
             sim = make_sim(wf)
             id = sim.start(wf)
-            sim.later(1, lambda id=id: sim.host.executions[id].stop())
+            sim.later(1, lambda id=id, sim=sim: sim.host.executions[id].stop())
             if not grace:
-                sim.later(2, lambda id=id: sim.host.executions[id].abandon())
+                sim.later(2, lambda id=id, sim=sim: sim.host.executions[id].abandon())
             await sim.run()
             assert sim.output(id) == [1, 2]
             starts = [x.path for x in sim.events(id, e.StepStarted)]
@@ -437,7 +443,9 @@ def test_a_fenced_execution_records_nothing_more(make_sim: Any) -> None:
 
         sim.later(1, take_over)
         await sim.run()
-        assert sim.types(id)[-1] == "RunClaimed" and not ran and not sim.host.executions
+        assert sim.types(id)[-1] == "RunClaimed"
+        assert not ran
+        assert not sim.host.executions
 
     asyncio.run(main())
 
@@ -461,8 +469,8 @@ def test_pausing_and_resuming_over_and_over_loses_nothing(make_sim: Any) -> None
             sim.host.linger_micros = linger
             id = sim.start(wf)
             for k in range(8):
-                sim.later(k * 0.5, lambda id=id: sim.state(id).ended or sim.do(id, Pause()))
-                sim.later(k * 0.5 + 0.3, lambda id=id: sim.state(id).ended or sim.do(id, Resume()))
+                sim.later(k * 0.5, lambda id=id, sim=sim: sim.state(id).ended or sim.do(id, Pause()))
+                sim.later(k * 0.5 + 0.3, lambda id=id, sim=sim: sim.state(id).ended or sim.do(id, Resume()))
             await sim.run()
             assert sim.output(id) == [1] + [0] * 9
             done = [x.path for x in sim.events(id, e.StepCompleted)]

@@ -12,7 +12,7 @@ from wfes.core.decide import Retry as RetryInstance
 
 
 def test_a_new_attempt_runs_failed_inner_steps_again_and_completed_ones_never(make_sim: Any) -> None:
-    runs: list[str] = []
+    runs: Any = []
 
     @workflow(retry=Retry(max_attempts=3, jitter=False))
     async def wf(step: Step) -> int:
@@ -47,7 +47,7 @@ def test_a_new_attempt_runs_failed_inner_steps_again_and_completed_ones_never(ma
 
 
 def test_a_retried_instance_runs_failed_inner_steps_again_and_completed_ones_never(make_sim: Any) -> None:
-    runs: list[str] = []
+    runs: Any = []
     broken = True
 
     @workflow(retry=Retry(max_attempts=1))
@@ -70,21 +70,24 @@ def test_a_retried_instance_runs_failed_inner_steps_again_and_completed_ones_nev
         sim = make_sim(wf)
         id = sim.start(wf)
         await sim.run()
-        assert sim.error(id)[0] == "wfes.StepError" and runs == ["a", "b"]
+        assert sim.error(id)[0] == "wfes.StepError"
+        assert runs == ["a", "b"]
         broken = False
         sim.do(id, RetryInstance())
         await sim.run()
-        assert sim.output(id) == 3 and runs == ["a", "b", "b"]
+        assert sim.output(id) == 3
+        assert runs == ["a", "b", "b"]
         for other in sim.cuts(first=10):
             runs.clear()
             await other.run()
-            assert other.output(id) == 3 and "a" not in runs
+            assert other.output(id) == 3
+            assert "a" not in runs
 
     asyncio.run(main())
 
 
 def test_long_inner_waits_leave_memory_and_are_no_attempt(make_sim: Any) -> None:
-    runs: list[int] = []
+    runs: Any = []
 
     @workflow
     async def wf(step: Step) -> str:
@@ -99,7 +102,8 @@ def test_long_inner_waits_leave_memory_and_are_no_attempt(make_sim: Any) -> None
         sim = make_sim(wf)
         id = sim.start(wf)
         await sim.run()
-        assert sim.output(id) == "done" and runs == [1, 1]
+        assert sim.output(id) == "done"
+        assert runs == [1, 1]
         assert [x.suspended for x in sim.events(id, e.RunReleased)] == [("outer",)]
         assert not sim.events(id, e.StepAttemptFailed)
 
@@ -201,7 +205,8 @@ def test_fail_and_abort_inside_a_step_end_the_instance_at_the_call(make_sim: Any
                 id = sim.start(wf)
                 await sim.run()
                 assert str(sim.state(id).status) == status
-                assert sim.types(id)[-2:-1] == ["StepStarted"] and not ran
+                assert sim.types(id)[-2:-1] == ["StepStarted"]
+                assert not ran
 
     asyncio.run(main())
 

@@ -84,9 +84,11 @@ def test_changed_code_is_held_with_a_readable_report_and_goes_on_once_mended(
         before = len(broken.log.history(id))
         await broken.run()
         state = broken.state(id)
-        assert str(state.status) == "paused" and state.held == "difference"
+        assert str(state.status) == "paused"
+        assert state.held == "difference"
         report = state.pause_reason
-        assert path in report and now in report
+        assert path in report
+        assert now in report
         assert re.search(r"version \d+ of the history", report), report
         assert re.search(r"test_replay\.py:\d+", report), report
         written = [type(r.event) for r in broken.log.history(id)[before:]]
@@ -142,11 +144,14 @@ def test_a_handler_that_never_settles_is_held(make_sim: Any) -> None:
         id = sim.start(wf)
         await sim.run()
         state = sim.state(id)
-        assert state.held == "unsettled" and "loop" in state.pause_reason
+        assert state.held == "unsettled"
+        assert "loop" in state.pause_reason
         sim.do(id, Cancel())
         await sim.run()
         assert str(sim.state(id).status) == "cancelled"
-        mended = sim.cut(next(n for n, r in enumerate(sim.log.committed) if type(r.event) is e.CancelRequested), good)
+        mended = sim.cut(
+            next(n for n, r in enumerate(sim.log.committed) if type(r.event) is e.CancelRequested), good
+        )
         mended.do(id, Resume())
         await mended.run()
         assert mended.output(id) == 5
@@ -171,11 +176,13 @@ def test_a_handler_that_waits_for_nothing_but_itself_is_held_after_ten_seconds(m
         id = sim.start(wf)
         await sim.run()
         state = sim.state(id)
-        assert state.held == "deadlock" and sim.now == START + 10 * SECOND
+        assert state.held == "deadlock"
+        assert sim.now == START + 10 * SECOND
         assert "test_replay.py" in state.pause_reason
         sim.do(id, Resume())
         await sim.run()
-        assert sim.state(id).held == "deadlock" and sim.now == START + 20 * SECOND
+        assert sim.state(id).held == "deadlock"
+        assert sim.now == START + 20 * SECOND
 
     asyncio.run(main())
 
@@ -203,7 +210,8 @@ def test_inner_steps_of_another_kind_are_held_too(make_sim: Any) -> None:
         other = sim.cut(n, new)
         await other.run()
         state = other.state(id)
-        assert state.held == "difference" and "'outer/in'" in state.pause_reason
+        assert state.held == "difference"
+        assert "'outer/in'" in state.pause_reason
         mended = other.cut(len(other.log.committed), old)
         mended.do(id, Resume())
         await mended.run()
@@ -213,7 +221,7 @@ def test_inner_steps_of_another_kind_are_held_too(make_sim: Any) -> None:
 
 
 def test_a_replay_runs_no_step_and_ends_the_same(make_sim: Any) -> None:
-    runs: list[str] = []
+    runs: Any = []
 
     async def handler(step: Step) -> list[Any]:
         found = [await step("a", lambda: runs.append("a") or 1)]
@@ -233,7 +241,8 @@ def test_a_replay_runs_no_step_and_ends_the_same(make_sim: Any) -> None:
         runs.clear()
         again = sim.cut(len(sim.log.committed) - 1)
         await again.run()
-        assert not runs and again.output(id) == sim.output(id)
+        assert not runs
+        assert again.output(id) == sim.output(id)
         written = again.types(id)[len(sim.types(id)) - 1 :]
         assert written == ["RunClaimed", "WorkflowCompleted"]
 

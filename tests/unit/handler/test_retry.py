@@ -129,7 +129,8 @@ def test_retrying_twice(make_sim: Any) -> None:
         assert world.runs == {"a": 1, "p": 1, "b": 5}
         last = sim.cut(len(sim.log.committed) - 1)
         await last.run()
-        assert last.output(id) == ["a", "p", "b"] and world.runs["b"] == 5
+        assert last.output(id) == ["a", "p", "b"]
+        assert world.runs["b"] == 5
 
     asyncio.run(main())
 
@@ -205,7 +206,8 @@ def test_a_failed_child_is_started_anew(make_sim: Any) -> None:
         world.broken = False
         sim.do(id, RetryInstance())
         await sim.run()
-        assert sim.output(id) == "b" and world.runs["b"] == 2
+        assert sim.output(id) == "b"
+        assert world.runs["b"] == 2
         first, second = (x.instance for x in sim.events(id, e.ChildStarted))
         assert first != second
 
@@ -239,7 +241,7 @@ def test_a_child_that_runs_when_its_parent_fails_is_waited_for_again(make_sim: A
             world.broken = True
             sim = make_sim(wf, child)
             id = sim.start(wf, timeout)
-            sim.later(70, lambda id=id: sim.do(id, RetryInstance()))
+            sim.later(70, lambda id=id, sim=sim: sim.do(id, RetryInstance()))
             sim.later(6, lambda: setattr(world, "broken", False))
             await sim.run()
             assert sim.output(id) == (["child"] if timeout else ["child", "bad"])
@@ -278,7 +280,8 @@ def test_a_child_that_is_retried_alone_does_not_change_what_its_parent_was_told(
         await sim.run()
         (started,) = sim.events(id, e.ChildStarted)
         assert sim.output(started.instance) == "b"
-        assert sim.output(id) == "failed" and len(sim.events(id, e.TargetEnded)) == 1
+        assert sim.output(id) == "failed"
+        assert len(sim.events(id, e.TargetEnded)) == 1
 
     asyncio.run(main())
 
@@ -318,11 +321,13 @@ def test_a_timed_out_instance_goes_on_with_its_clock_afresh(make_sim: Any) -> No
         sim = make_sim(wf)
         id = sim.start(wf)
         await sim.run()
-        assert str(sim.state(id).status) == "timed_out" and sim.now == START + 10 * SECOND
+        assert str(sim.state(id).status) == "timed_out"
+        assert sim.now == START + 10 * SECOND
         before = len(sim.log.committed)
         sim.do(id, RetryInstance(lifetime=10 * SECOND))
         await sim.run()
-        assert sim.output(id) == "done" and sim.now == START + 15 * SECOND
+        assert sim.output(id) == "done"
+        assert sim.now == START + 15 * SECOND
         assert log == ["a", "undo"]
         for other in sim.cuts(first=before + 1):
             await other.run()
@@ -345,7 +350,8 @@ def test_a_moved_deadline_does_not_outlive_a_retry(make_sim: Any) -> None:
         assert str(sim.state(id).status) == "timed_out"
         sim.do(id, RetryInstance())
         await sim.run()
-        assert sim.output(id) == "done" and sim.now == START + 100 * SECOND
+        assert sim.output(id) == "done"
+        assert sim.now == START + 100 * SECOND
 
     asyncio.run(main())
 

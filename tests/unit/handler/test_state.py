@@ -118,7 +118,9 @@ def test_a_value_that_cannot_be_stored_fails_the_instance_and_names_the_field(ma
         id = sim.start(wf)
         await sim.run()
         kind, message = sim.error(id)
-        assert kind == "wfes.UnstorableValue" and "state.extra" in message and not ran
+        assert kind == "wfes.UnstorableValue"
+        assert "state.extra" in message
+        assert not ran
 
     asyncio.run(main())
 

@@ -68,7 +68,8 @@ def test_names_that_no_step_can_have(make_sim: Any, name: str) -> None:
         return "none"
 
     text = done(make_sim, wf)
-    assert (repr(name) in text or "200" in text) and text != "none"
+    assert repr(name) in text or "200" in text
+    assert text != "none"
 
 
 def test_a_call_is_awaited_once(make_sim: Any) -> None:
@@ -322,7 +323,7 @@ def test_the_handler_gets_a_copy_of_what_the_function_returned(make_sim: Any) ->
 
 
 def test_what_cannot_be_stored_is_raised_as_itself_and_not_retried(make_sim: Any) -> None:
-    runs: list[int] = []
+    runs: Any = []
 
     @workflow
     async def wf(step: Step) -> list[str]:
@@ -339,12 +340,16 @@ def test_what_cannot_be_stored_is_raised_as_itself_and_not_retried(make_sim: Any
         id = sim.start(wf)
         await sim.run()
         first, second = sim.output(id)
-        assert "'odd'" in first and "object" in first
-        assert "'odd#2'" in second and "Model" in second
-        assert len(runs) == 2 and not sim.events(id, e.StepAttemptFailed)
+        assert "'odd'" in first
+        assert "object" in first
+        assert "'odd#2'" in second
+        assert "Model" in second
+        assert len(runs) == 2
+        assert not sim.events(id, e.StepAttemptFailed)
         replay = sim.cut(len(sim.log.committed) - 1)
         await replay.run()
-        assert replay.output(id) == [first, second] and len(runs) == 2
+        assert replay.output(id) == [first, second]
+        assert len(runs) == 2
 
     asyncio.run(main())
 
@@ -366,11 +371,19 @@ def test_a_failed_step_raises_the_same_live_and_on_replay(make_sim: Any) -> None
         except StepError as error:
             same = [error.matches(Odd), error.matches(KeyError), error.matches(ValueError)]
             cause = error.__cause__
-            return [error.step, error.attempts, error.error.message, *same, isinstance(cause, Odd), str(error)]
+            return [
+                error.step,
+                error.attempts,
+                error.error.message,
+                *same,
+                isinstance(cause, Odd),
+                str(error),
+            ]
         return []
 
     out = done(make_sim, wf)
-    assert out[:2] == ["a", 2] and out[3:7] == [True, True, False, False], out
+    assert out[:2] == ["a", 2]
+    assert out[3:7] == [True, True, False, False], out
 
 
 def test_backoff_is_durable_and_never_early(make_sim: Any) -> None:
@@ -442,7 +455,7 @@ def test_an_attempt_that_exceeds_its_timeout_fails_even_if_it_swallows_that(make
 
 
 def test_a_step_that_may_run_once_raises_where_it_was_cut_off(make_sim: Any) -> None:
-    runs: list[int] = []
+    runs: Any = []
 
     @workflow
     async def wf(step: Step) -> str:
@@ -458,10 +471,12 @@ def test_a_step_that_may_run_once_raises_where_it_was_cut_off(make_sim: Any) -> 
         started = next(n for n, r in enumerate(sim.log.committed) if isinstance(r.event, e.StepStarted))
         cut = sim.cut(started + 1)
         await cut.run()
-        assert cut.output(id) == "once 1" and runs == [1]
+        assert cut.output(id) == "once 1"
+        assert runs == [1]
         again = cut.cut(len(cut.log.committed) - 1)
         await again.run()
-        assert again.output(id) == "once 1" and runs == [1]
+        assert again.output(id) == "once 1"
+        assert runs == [1]
 
     asyncio.run(main())
 
@@ -481,7 +496,9 @@ def test_five_cut_offs_in_a_row_pause_and_resume_tries_again(make_sim: Any) -> N
             sim = sim.cut(last + 1)
             await sim.run()
         state = sim.state(id)
-        assert str(state.status) == "paused" and state.held == "cut-offs" and "'a'" in state.pause_reason
+        assert str(state.status) == "paused"
+        assert state.held == "cut-offs"
+        assert "'a'" in state.pause_reason
         assert all(event.attempt == 1 for event in sim.events(id, e.StepStarted))
         sim.do(id, Resume())
         await sim.run()
@@ -491,7 +508,7 @@ def test_five_cut_offs_in_a_row_pause_and_resume_tries_again(make_sim: Any) -> N
 
 
 def test_no_recorded_step_runs_again_wherever_it_is_cut(make_sim: Any) -> None:
-    runs: list[str] = []
+    runs: Any = []
 
     @workflow
     async def wf(step: Step) -> list[Any]:

@@ -34,7 +34,7 @@ class Payment(BaseModel):
 
 
 def seconds(sim: Any) -> float:
-    return (sim.now - START) / SECOND
+    return float(sim.now - START) / SECOND
 
 
 async def same_at_every_cut(sim: Any, id: str) -> None:
@@ -62,7 +62,8 @@ def test_sleeps_last_exactly_and_are_durable(make_sim: Any) -> None:
         id = sim.start(wf)
         await sim.run()
         first, last = sim.output(id)
-        assert last - first == timedelta(hours=2) and seconds(sim) == 7200
+        assert last - first == timedelta(hours=2)
+        assert seconds(sim) == 7200
         await same_at_every_cut(sim, id)
 
     asyncio.run(main())
@@ -97,7 +98,8 @@ def test_what_cannot_be_meant_is_refused_and_not_recorded(
         sim = make_sim(wf)
         id = sim.start(wf)
         await sim.run()
-        assert named in sim.output(id) and sim.output(id) != "accepted"
+        assert named in sim.output(id)
+        assert sim.output(id) != "accepted"
         assert sim.types(id) == ["WorkflowStarted", "RunClaimed", "WorkflowCompleted"]
 
     asyncio.run(main())
@@ -209,7 +211,8 @@ def test_an_event_and_a_timeout_race_and_one_wins(make_sim: Any) -> None:
                 await replay.run()
                 assert replay.output(id) == sim.output(id)
         late = [["e", True], "came"], ["came", ["e#2", True]]
-        assert all(outcome in late for outcome in outcomes) and outcomes[0] == late[1]
+        assert all(outcome in late for outcome in outcomes)
+        assert outcomes[0] == late[1]
 
     asyncio.run(main())
 
@@ -244,7 +247,8 @@ def test_requests_are_answered_by_type_under_their_own_names(make_sim: Any) -> N
         assert sim.output(id) == [True, False, 5]
         first, second, third = sim.events(id, e.RequestIssued)
         assert (first.path, first.message, first.schema) == ("approval", "Really?", {"type": "boolean"})
-        assert (second.path, second.name) == ("once more", "approval") and second.until is not None
+        assert (second.path, second.name) == ("once more", "approval")
+        assert second.until is not None
         assert third.schema["properties"]["amount"]["type"] == "integer"
         assert len({first.id, second.id, third.id}) == 3
 
@@ -276,7 +280,8 @@ def test_a_request_expires_and_is_not_pending_then(make_sim: Any) -> None:
         sim.host.clock.call_at(START + 10 * SECOND, answer)
         sim.later(15, answer)
         await sim.run()
-        assert sim.output(id) == "late" and len(refused) == 2
+        assert sim.output(id) == "late"
+        assert len(refused) == 2
 
     asyncio.run(main())
 
@@ -327,7 +332,8 @@ def test_waiting_for_an_instance_gives_its_outcome_whatever_that_is(make_sim: An
             "InstanceNotFound",
             "ValueError",
         ]
-        assert sim.output(running) == expected and sim.output(ended) == expected
+        assert sim.output(running) == expected
+        assert sim.output(ended) == expected
         await same_at_every_cut_of(sim, [running, ended])
 
     asyncio.run(main())
@@ -341,7 +347,9 @@ async def same_at_every_cut_of(sim: Any, ids: list[str]) -> None:
                 assert other.output(id) == sim.output(id)
 
 
-def test_a_child_is_started_exactly_once_and_its_end_is_raised_where_it_did_not_complete(make_sim: Any) -> None:
+def test_a_child_is_started_exactly_once_and_its_end_is_raised_where_it_did_not_complete(
+    make_sim: Any,
+) -> None:
     @workflow
     async def wf(step: Step) -> list[Any]:
         found: list[Any] = []
@@ -355,7 +363,7 @@ def test_a_child_is_started_exactly_once_and_its_end_is_raised_where_it_did_not_
         except WaitTimeout:
             found.append("late")
         try:
-            await step.execute_workflow("wrong", child, 5)  # type: ignore[arg-type]
+            await step.execute_workflow("wrong", child, 5)
         except InvalidInput:
             found.append("wrong")
         return found
@@ -390,9 +398,11 @@ def test_cancelling_a_parent_cancels_its_children_and_theirs(make_sim: Any) -> N
         id = sim.start(wf)
         sim.later(2, lambda: sim.do(id, Cancel(reason="why")))
         await sim.run()
-        states = [s for s in sim.log._states.values()]
-        assert len(states) == 5 and {str(s.status) for s in states} == {"cancelled"}
-        assert {s.reason for s in states} == {"why"} and seconds(sim) == 2
+        states = list(sim.log._states.values())
+        assert len(states) == 5
+        assert {str(s.status) for s in states} == {"cancelled"}
+        assert {s.reason for s in states} == {"why"}
+        assert seconds(sim) == 2
 
     asyncio.run(main())
 
