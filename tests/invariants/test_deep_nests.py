@@ -1,5 +1,9 @@
 """G4 over deep programs: chains of tasks up to 200 deep take the same path live, disturbed, and cut off anywhere."""
 
+# Histories and what workflows return are of any type here.
+# pyright: reportUnknownLambdaType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+
 from __future__ import annotations
 
 import asyncio

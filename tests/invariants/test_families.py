@@ -6,6 +6,10 @@ the status moves along ``TRANSITIONS`` only; an end is left by a retry alone; th
 on what comes after; a slim and a detailed fold agree; a history that is folded twice gives equal states.
 """
 
+# Histories and what workflows return are of any type here.
+# pyright: reportUnknownLambdaType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+
 from __future__ import annotations
 
 import asyncio

@@ -1,5 +1,9 @@
 """Recorded calls: sends, publishes, starts and checkpoints from inside handlers and steps; repeatable values."""
 
+# Histories and what workflows return are of any type here.
+# pyright: reportUnknownLambdaType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+
 from __future__ import annotations
 
 import asyncio

@@ -1,5 +1,9 @@
 """Retrying an ended instance: what is void, what is used again, what survives."""
 
+# Histories and what workflows return are of any type here.
+# pyright: reportUnknownLambdaType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+
 from __future__ import annotations
 
 import asyncio

@@ -1,5 +1,9 @@
 """Steps: names, kinds of functions, results, retries, time-outs, cut-offs."""
 
+# Histories and what workflows return are of any type here.
+# pyright: reportUnknownLambdaType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+
 from __future__ import annotations
 
 import asyncio
