@@ -265,10 +265,9 @@ class SimulatedHost:
             if self._claim_runnable():
                 quiet = 0
                 continue
-            if self.executions or any(self._waiting()):
-                if self._jump():
-                    quiet = 0
-                    continue
+            if (self.executions or any(self._waiting())) and self._jump():
+                quiet = 0
+                continue
             if quiet > 20:
                 return
         raise RuntimeError(f"the simulation did not end within {turns_max} turns")

@@ -20,31 +20,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from contextvars import Context
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from wfes import errors
 from wfes.core import events as e
 from wfes.core.types import ABSENT
-from wfes.handler import ending
+from wfes.handler import commits, emissions, ending
 from wfes.handler.alarms import Alarms, HandlerTimers
 from wfes.handler.asks import Ask, CallAsk, FunctionFuture, HandlerFuture, ListenAsk, TimedAsk
 from wfes.handler.attempts import StepAsk
-from wfes.handler.conflicts import is_dropped
 from wfes.handler.ends import Ends
 from wfes.handler.host import Host as Host
 from wfes.handler.inbox import Inbox
 from wfes.handler.line import Line
 from wfes.handler.loop import Drained, PrivateLoop, PrivateTimer
+from wfes.handler.main import make_main
 from wfes.handler.nested import Nested, NestedPaths
 from wfes.handler.outbox import Entry, SetAside
 from wfes.handler.recall import recall
 from wfes.handler.replay import Replay
 from wfes.handler.rest import Rest
-from wfes.handler.scope import Scope, enter
+from wfes.handler.scope import Scope
 from wfes.handler.state import RecordedState, plain
-from wfes.handler.step import Step
 
 if TYPE_CHECKING:
     from wfes.definition import Workflow
@@ -135,7 +133,7 @@ class Execution:
         assert self.replay is not None
         self.replay.prepare()
         try:
-            self.main = self._make_main()
+            self.main = make_main(self)
         except Exception as error:
             self.ends.say(ending.failure(self, error))
         self._turn()
@@ -155,7 +153,7 @@ class Execution:
 
     def fence(self) -> None:
         """Somebody else owns the instance: drops everything at once and records nothing more."""
-        self._leave()
+        self.leave()
 
     def stop(self) -> None:
         """Starts no new step; leaves when none is running."""
@@ -232,7 +230,7 @@ class Execution:
         """Somebody awaits it."""
         self.asks[ask.path] = ask
         if ask.nested:
-            self.nested.open[ask.path] = ask
+            self.nested.begin(ask)
             if ask.waits:
                 self.come_to_rest(ask)
         if ask.kind == "listen":
@@ -312,8 +310,8 @@ class Execution:
         if isinstance(ask, StepAsk):
             self.active.discard(ask)
             self.nested.close(ask.path)
-        emit = self._emit_time_out if intent else self._emit_fact
-        self.line.put(lambda: emit(ask, cls, fields))
+        emit = emissions.time_out if intent else emissions.fact
+        self.line.put(lambda: emit(self, ask, cls, fields))
         self.schedule()
 
     def record(self, event: e.Event) -> None:
@@ -472,7 +470,7 @@ class Execution:
             return
         if ask.is_immediate:
             # A release, so it takes its place in the line: behind all that was asked for in the same drain.
-            self.line.put(lambda: self._emit_immediate(ask))
+            self.line.put(lambda: emissions.immediate(self, ask))
             return
         ask.recorded = True
         if isinstance(ask, StepAsk):
@@ -499,47 +497,12 @@ class Execution:
 
     # ------------------------------------------------------------------------------------- releases
 
-    def _emit_fact(self, ask: Ask, cls: type[Any], fields: dict[str, Any]) -> None:
-        if ask.withdrawn:
-            return
-        event = cls(at=self.stamp(), path=ask.path, **fields)
-        self.line.add(Entry(event, ask))
-        self.release(ask, event)
-
-    def _emit_immediate(self, ask: Ask) -> None:
-        if ask.withdrawn:
-            return
-        if ask.is_start and (self.paused or self.rest.stopping):
-            self.hold_back(ask)
-            return
-        if ask.nested and recall(self, ask):  # recorded meanwhile for an earlier run of the function
-            self.unregister(ask)
-            return
-        ask.recorded = ask.settled = True
-        if ask.effect is not None:
-            self.line.add(Entry(None, ask, effect=ask.effect, opens=True, blocks=True))
-            return
-        event = ask.opening(self.stamp())
-        self.line.add(Entry(event, ask))
-        self.release(ask, event)
-
-    def _emit_time_out(self, ask: Ask, cls: type[Any], fields: dict[str, Any]) -> None:
-        if ask.withdrawn:
-            return
-        assert isinstance(ask, TimedAsk)
-        ask.settled = False
-        ask.look()
-        if ask.settled:  # what it waited for came while the time-out stood in line
-            return
-        ask.settled = True
-        self.line.add(Entry(cls(at=self.stamp(), path=ask.path, **fields), ask, blocks=True))
-
     def release(self, ask: Ask, event: Any) -> None:
         """Gives whoever asked what this recorded end means, and runs the handler as far as that leads."""
         if ask.withdrawn:
             if ask.nested and ask.is_immediate:
                 self.unregister(ask)
-                self.nested.recorded[ask.path] = Nested(ask.kind, event)
+                self.nested.record(ask.path, Nested(ask.kind, event))
             return
         ask.settled = True
         at = event.at
@@ -560,57 +523,18 @@ class Execution:
                 future.set_result(value)
         ask.forget()
         if ask.nested:
-            self.nested.recorded[ask.path] = Nested(ask.kind, event)
+            self.nested.record(ask.path, Nested(ask.kind, event))
         else:
             self.move_to(at)
             self.drain()
 
-    # ------------------------------------------------------------------------------------- after a commit
-
     def committed(self, entries: list[Entry]) -> None:
-        """These entries are in the log: begins what they opened, releases what waited for that."""
-        for entry in entries:
-            if entry.blocks:
-                self.line.blocks -= 1
-            event, ask = entry.event, entry.ask
-            if ask is None:
-                if entry.blocks:
-                    self._intent_committed(event)
-                    if self.is_gone:
-                        return
-            elif entry.refusal is not None:
-                self.settle(ask, e.CallRecorded, {"call": ask.kind, "error": entry.refusal})
-            elif entry.opens and not entry.blocks:
-                ask.on_disk = True
-                if not ask.withdrawn and not ask.settled and not self.is_leaving:
-                    ask.begin()
-            elif entry.blocks:
-                ask.settled = True
-                self.line.put_first(self._releaser(ask, event))
-        if not self._only_runs_steps():
-            self.schedule()
-
-    def _only_runs_steps(self) -> bool:
-        """Whether nothing is to be done before a step ends."""
-        if not self.active or self.paused or self.rest.stopping:
-            return False
-        return self.line.is_empty and not self.fresh and not self.loop.has_ready and not self.nested.open
-
-    def _releaser(self, ask: Ask, event: Any) -> Callable[[], None]:
-        return lambda: self.release(ask, event)
-
-    def _intent_committed(self, event: e.Event | None) -> None:
-        if isinstance(event, e.CancelDelivered):
-            self.line.put_first(lambda: self.ends.interrupt(event))
-        elif isinstance(event, e.RunReleased) or (event is not None and event.terminal):
-            self._leave()
+        """These entries are in the log."""
+        commits.committed(self, entries)
 
     def redecide(self, entries: list[Entry]) -> None:
-        """Decides again what could not be committed because of newer events, which are known by now."""
-        for entry in entries:
-            if not is_dropped(self, entry):
-                self.line.outbox.add(entry)
-        self.schedule()
+        """These could not be committed, because of newer events."""
+        commits.redecide(self, entries)
 
     def move_to(self, at: int) -> None:
         """Sets the handler's time, in microseconds; it never goes back."""
@@ -638,27 +562,6 @@ class Execution:
         self.move_to(at)
         if self.loop.fire(delay, number):
             self.drain()
-
-    # ------------------------------------------------------------------------------------- ends
-
-    def _make_main(self) -> asyncio.Task[Any]:
-        workflow = self.workflow
-        tree = self.started.input
-        value = self.host.values.open(tree, workflow.input_type) if workflow.has_input else None
-        if workflow.has_input:
-            value = workflow.validate_input(value)
-        if workflow.state_type is not None:
-            self.state = RecordedState(self, workflow.state_type)
-        context = Context()
-        context.run(enter, self.root)
-        context.run(self.host.engine.enter_context)
-        coro = workflow.bind(
-            value,
-            step=Step(self),
-            state=None if self.state is None else self.state.value,
-            workflow=self.host.engine.running_instance(self) if workflow.wants("workflow") else None,
-        )
-        return self.loop.create_task(coro, name=self.id, context=context)
 
     # ------------------------------------------------------------------------------------- settling, leaving
 
@@ -710,7 +613,7 @@ class Execution:
         name = self.workflow.name
         _log.error("instance %s of workflow %r stops here: %r", self.id, name, error, exc_info=error)
         report = f"this process cannot run it: {type(error).__name__}: {error}"
-        self._leave()
+        self.leave()
         self.host.submit(SetAside(self.host.worker, self.id, self.epoch, report))
 
     def halt(self) -> None:
@@ -723,7 +626,8 @@ class Execution:
                 ask.future.set_exception(errors.Suspended())
         self.loop.drop()
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Leaves memory: nothing of the handler runs again."""
         if self.is_gone:
             return
         self.is_gone = True

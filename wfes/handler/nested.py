@@ -71,14 +71,26 @@ class NestedPaths:
         open: the asks of running step functions.
     """
 
-    __slots__ = ("_at_rest", "_resting", "open", "recorded")
+    __slots__ = ("_around", "_at_rest", "_resting", "open", "recorded")
 
     def __init__(self) -> None:
         self.recorded: dict[str, Nested] = {}
         self.open: dict[str, Ask] = {}
+        self._around: set[str] = set()
+        """Steps that have or had something inside: most have not, and need no search."""
         self._resting: set[Ask] = set()
         self._at_rest: dict[str, int] = {}
         """How many inner asks of a step are at rest, by its path; it waits while any is."""
+
+    def begin(self, ask: Ask) -> None:
+        """A step's function awaits it."""
+        self.open[ask.path] = ask
+        self._around.update(_steps_around(ask.path))
+
+    def record(self, path: str, nested: Nested) -> None:
+        """Keeps what is recorded about a path."""
+        self.recorded[path] = nested
+        self._around.update(_steps_around(path))
 
     def waits_inside(self, path: str) -> bool:
         """Whether the function of the step at ``path`` is at an inner wait."""
@@ -112,7 +124,7 @@ class NestedPaths:
 
     def close(self, path: str) -> None:
         """Withdraws what the function of a step still waits for: the function is over."""
-        if not self.open:
+        if not self.open or path not in self._around:
             return
         prefix = path + "/"
         for ask in [ask for inner, ask in self.open.items() if inner.startswith(prefix)]:
@@ -121,7 +133,7 @@ class NestedPaths:
 
     def forget_failures(self, path: str) -> None:
         """A new attempt retries what failed inside, never what completed."""
-        if not self.recorded:
+        if path not in self._around:
             return
         prefix = path + "/"
         for inner in [p for p, n in self.recorded.items() if p.startswith(prefix) and not n.succeeded]:
@@ -129,8 +141,9 @@ class NestedPaths:
 
     def drop(self, path: str) -> None:
         """The step has ended: nobody asks for its inner paths again."""
-        if not self.recorded:
+        if path not in self._around:
             return
+        self._around.discard(path)
         prefix = path + "/"
         for inner in [p for p in self.recorded if p.startswith(prefix)]:
             del self.recorded[inner]

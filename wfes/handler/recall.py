@@ -19,7 +19,7 @@ def recall(execution: Execution, ask: Ask) -> bool:
         return False
     assert ask.future is not None
     if nested.end is not None:
-        execution.nested.recorded[ask.path] = nested
+        execution.nested.record(ask.path, nested)
         try:
             ask.future.set_result(ask.outcome(nested.end))
         except Exception as error:

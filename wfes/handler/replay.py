@@ -218,7 +218,8 @@ class Replay:
             if self._enclosing(event.path) is not None:
                 nested = execution.nested.recorded.get(event.path)
                 if nested is None or nested.end is not None:
-                    nested = execution.nested.recorded[event.path] = Nested(kind)
+                    nested = Nested(kind)
+                    execution.nested.record(event.path, nested)
                 nested.add(event)
                 if isinstance(event, _IMMEDIATE):
                     nested.end = event
