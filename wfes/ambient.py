@@ -34,7 +34,8 @@ def current_engine() -> Engine:
         EngineNotOpen: no engine is open, or several are and the context belongs to none of them.
     """
     with _lock:
-        engines = tuple(_open)
+        # An engine whose loop was closed under it is not open, whatever it could not say any more.
+        engines = tuple(engine for engine in _open if getattr(engine, "is_open", True))
     mine = _current.get()
     if mine is not None and any(engine is mine for engine in engines):
         return mine

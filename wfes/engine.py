@@ -125,6 +125,11 @@ class Engine(Reading):
         label = f" {self.name!r}" if self.name else ""
         return f"<Engine{label} on {LogUnavailable(self.url, '').url!r}, {self._parts.phase}>"
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be used: opened, not closed, and its event loop not closed under it."""
+        return self._parts.is_open
+
     # -- Opening and closing -----------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
@@ -198,17 +203,25 @@ class Engine(Reading):
             return
         loop = self._parts.check_open()
         stop = asyncio.Event()
-        taken: list[signal.Signals] = []
+        former: dict[signal.Signals, Any] = {}
+
+        def restore() -> None:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+            former.clear()
+
+        def asked(number: int, frame: Any) -> None:
+            # Not by the loop, which a handler may block: then the second signal still ends the process.
+            restore()
+            loop.call_soon_threadsafe(stop.set)
+
         for number in (signal.SIGINT, signal.SIGTERM):
-            # Outside the main thread, and on Windows, signals are not for this loop.
-            with suppress(NotImplementedError, RuntimeError, ValueError):
-                loop.add_signal_handler(number, stop.set)
-                taken.append(number)
+            with suppress(ValueError):  # outside the main thread signals are somebody else's
+                former[number] = signal.signal(number, asked)
         try:
             await stop.wait()
         finally:
-            for number in taken:
-                loop.remove_signal_handler(number)
+            restore()
         await self.close()
 
     def call(self, coroutine: Coroutine[Any, Any, T], timeout: Duration | None = None) -> T:

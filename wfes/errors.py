@@ -51,10 +51,7 @@ class InvalidInput(WfesError, ValueError):
         self.detail = detail
 
     def __str__(self) -> str:
-        return (
-            f"input does not fit the input type of workflow {self.workflow!r}; nothing was started:"
-            f" {self.detail}"
-        )
+        return f"input does not fit the input type of workflow {self.workflow!r}: {self.detail}"
 
 
 class InvalidData(WfesError, ValueError):

@@ -206,6 +206,9 @@ class Instance(Generic[Out_co]):
             TimeoutError: It was not over in time.
             EngineNotOpen: The engine was closed meanwhile.
         """
+        scope = scopes.current()
+        if scope is not None and scope.execution.id == self.id:
+            raise ValueError(f"instance {self.id!r} cannot wait for its own result")
         end = await self._engine.end(self.id, self.workflow, timeout, self._known_at)
         return cast(Out_co, self._output(output_tree(self.id, self.workflow, end)))
 

@@ -203,6 +203,11 @@ class Parts:
         return self.clock.now()
 
     @property
+    def is_open(self) -> bool:
+        """Whether everything is at work, and the event loop it works on is there."""
+        return self.phase == "open" and self.loop is not None and not self.loop.is_closed()
+
+    @property
     def quiet(self) -> bool:
         """Whether every handler in memory only waits and nothing is on its way to the log."""
         if self._writer is not None and self._writer.backlog:

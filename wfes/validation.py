@@ -36,19 +36,24 @@ def checked_name(name: object, what: str, *, forbidden: str = "") -> str:
         TypeError: It is no text.
         ValueError: It is empty, longer than 200 characters, no Unicode text or contains a forbidden character.
     """
+    article = "an" if what[0] in "aeiou" else "a"
     if not isinstance(name, str):
-        raise TypeError(f"a {what}'s name is a str, not {shown(name)}")
+        raise TypeError(f"{article} {what}'s name is a str, not {shown(name)}")
     if not name or name.isspace():
-        raise ValueError(f"a {what}'s name must not be empty, and {name!r} is")
+        raise ValueError(f"{article} {what}'s name must not be empty, and {name!r} is")
     if len(name) > NAME_CHARS_MAX:
         raise ValueError(
-            f"a {what}'s name has at most {NAME_CHARS_MAX} characters, and {shown(name)} has {len(name)}"
+            f"{article} {what}'s name has at most {NAME_CHARS_MAX} characters, and {shown(name)} has {len(name)}"
         )
     if any("\ud800" <= character <= "\udfff" for character in name):
-        raise ValueError(f"a {what}'s name must not hold lone surrogates, which are not text: {name!r}")
+        raise ValueError(
+            f"{article} {what}'s name must not hold lone surrogates, which are not text: {name!r}"
+        )
     found = [character for character in forbidden if character in name]
     if found:
-        raise ValueError(f"a {what}'s name must not contain {' or '.join(map(repr, found))}: {name!r}")
+        raise ValueError(
+            f"{article} {what}'s name must not contain {' or '.join(map(repr, found))}: {name!r}"
+        )
     return name
 
 

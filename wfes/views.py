@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, TypeVar, overload
 
+from wfes.core.moments import micros_of as micros_of
 from wfes.core.state import Status
 from wfes.core.state import Wait as Wait
 
@@ -25,27 +26,6 @@ def moment(micros: None) -> None: ...
 def moment(micros: int | None) -> datetime | None:
     """Microseconds since the Unix epoch as an aware UTC `datetime`, exactly."""
     return None if micros is None else _EPOCH + timedelta(microseconds=micros)
-
-
-def micros_of(value: object, what: str) -> int:
-    """An aware `datetime` as microseconds since the Unix epoch, exactly.
-
-    Args:
-        value: The moment.
-        what: The option's name, for the error.
-
-    Raises:
-        TypeError: It is no `datetime`.
-        ValueError: It is naive.
-    """
-    if not isinstance(value, datetime):
-        raise TypeError(f"{what} is {value!r}; it must be an aware datetime")
-    if value.tzinfo is None or value.utcoffset() is None:
-        raise ValueError(
-            f"{what} is {value!r}, which is naive; give it a time zone, such as "
-            "datetime(..., tzinfo=timezone.utc)"
-        )
-    return (value - _EPOCH) // timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)

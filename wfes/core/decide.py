@@ -17,6 +17,9 @@ from wfes import errors
 from wfes.core import events as e
 from wfes.core.state import InstanceState, Status
 
+FRUITLESS_MAX = 5
+"""After so many owners that died before anything was recorded, the instance is paused."""
+
 Json = Any
 Decision = list[e.Event] | errors.WfesError
 
@@ -195,6 +198,12 @@ def _claim(state: InstanceState, command: Claim, now: int) -> Decision:
         return []
     if not state.ran and state.deadline is not None and state.deadline <= now:
         return [e.WorkflowTimedOut(at=now, reason="its deadline passed before it could run")]
+    if state.fruitless >= FRUITLESS_MAX and state.worker is not None:
+        report = (
+            f"{state.fruitless} workers in a row died with it before its handler came to its next event: the "
+            "handler may be what kills them, or never get there. resume() lets it run again."
+        )
+        return [e.WorkflowPaused(at=now, reason=report, held="cut-offs")]
     return [e.RunClaimed(at=now, worker=command.worker, epoch=state.epoch + 1, code=command.code)]
 
 

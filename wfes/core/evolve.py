@@ -23,7 +23,9 @@ def evolve(state: InstanceState, event: e.Event, version: int) -> InstanceState:
     if event.at > state.at:
         state.at = event.at
     cls = type(event)
-    if not cls.owner:
+    if cls.owner:
+        state.fruitless = 0
+    else:
         state.outside = version
     APPLIERS[cls](state, event, version)
     if cls not in _QUIET or state.waits or state.timers:
@@ -60,6 +62,7 @@ def _started(state: InstanceState, event: e.WorkflowStarted, version: int) -> No
 
 def _claimed(state: InstanceState, event: e.RunClaimed, version: int) -> None:
     cut_off = state.worker is not None or not state.waiting
+    state.fruitless += 1
     state.worker = event.worker
     state.epoch = event.epoch
     state.code = event.code
@@ -152,9 +155,13 @@ def _paused(state: InstanceState, event: e.WorkflowPaused, version: int) -> None
     state.paused = True
     state.pause_reason = event.reason
     state.held = event.held
+    if event.held is not None:  # by whoever had it, or because whoever had it died of it
+        state.worker = None
+        state.waiting = True
 
 
 def _resumed(state: InstanceState, event: e.WorkflowResumed, version: int) -> None:
+    state.fruitless = 0
     state.paused = False
     state.pause_reason = state.held = None
     state.waiting = False

@@ -164,6 +164,8 @@ class InstanceState:
     epoch: int = 0
     code: Json = None
     ran: bool = False
+    fruitless: int = 0
+    """Claims in a row after which the owner recorded nothing at all."""
     outside: int = 0
     """Version of the newest event that came from outside."""
     waiting: bool = False

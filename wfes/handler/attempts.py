@@ -306,7 +306,7 @@ class StepAsk(Ask):
             return
         info = ErrorInfo.of(error)
         last = self.attempt >= self.retry.max_attempts
-        if last or isinstance(error, _UNRETRIED) or self.retry.gives_up(info):
+        if last or isinstance(error, _UNRETRIED) or self.retry.gives_up(info) or self._is_miscalled(error):
             self._fail(info)
             return
         delay = self.retry.delay_micros(self.attempt, random.random())
@@ -319,6 +319,10 @@ class StepAsk(Ask):
         )
         execution.forget_failures_under(self.path)
         self._back_off()
+
+    def _is_miscalled(self, error: BaseException) -> bool:
+        """Whether the function does not take these arguments: no attempt will ever do better."""
+        return isinstance(error, TypeError) and not functions.takes(self.fn, self.args)
 
     def _fail(self, info: ErrorInfo) -> None:
         self.execution.settle(self, e.StepFailed, {"attempts": self.attempt, "error": info.to_json()})

@@ -163,6 +163,18 @@ class Ends:
         execution.line.put(emit)
         execution.schedule()
 
+    def took(self, seconds: float) -> None:
+        """Handler code ran for so long without a break, on the event loop."""
+        limit = self._execution.workflow.timeout_micros
+        if limit is None or seconds * durations.SECOND <= limit or self.is_interrupted or self.is_over:
+            return
+        reason = f"handler code ran for longer than {durations.text(limit)}, its timeout, and blocked the event loop"
+        main = self._execution.main
+        if main is not None and main.done():
+            self.said = e.WorkflowTimedOut(at=self._execution.stamp(), reason=reason)
+        else:
+            self.time_out(reason)
+
     def still_times_out(self, event: e.CancelDelivered) -> bool:
         """Whether a time-out that could not be committed yet is still due."""
         if event.reason != _DEADLINE_PASSED:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -414,7 +415,11 @@ class Execution:
 
     def drain(self) -> None:
         """Runs the private loop until the handler has settled, and collects what it asks for now."""
-        if self.loop.drain() is Drained.EXHAUSTED:
+        began = time.monotonic()
+        drained = self.loop.drain()
+        if self.replay is None or self.replay.is_new_code:
+            self.ends.took(time.monotonic() - began)
+        if drained is Drained.EXHAUSTED:
             if self.loop.outside_open:
                 self.schedule()
             else:

@@ -56,6 +56,20 @@ def filled(fn: Callable[..., Any], given: int, values: dict[str, Any]) -> dict[s
     return found
 
 
+def takes(fn: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+    """Whether the function can be called with these arguments, ``attempt`` and ``i`` filled in."""
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):
+        return True
+    extra = filled(fn, len(args), {"attempt": 1, "i": 0})
+    try:
+        signature.bind(*args, **extra)
+    except TypeError:
+        return False
+    return True
+
+
 def return_type(fn: Callable[..., Any]) -> object:
     """The function's declared result type, or ``ABSENT``; annotations that cannot be resolved count as absent."""
     while isinstance(fn, functools.partial):

@@ -51,6 +51,7 @@ class Replay:
         self._execution = execution
         self._history = history
         self._cursor = 0
+        self._last_release = -1
         # Suspended steps whose functions have been run again since that release.
         self._run_again: set[str] = set()
 
@@ -73,6 +74,9 @@ class Replay:
                 execution.line.not_before(event.at)
         if void:
             self._leave_out(void, forgotten)
+        given = (*_RELEASES, e.TimerFired, e.CancelDelivered)
+        places = [place for place, recorded in enumerate(self._history) if isinstance(recorded.event, given)]
+        self._last_release = places[-1] if places else -1
 
     def _leave_out(self, void: set[int], forgotten: list[tuple[str, int]]) -> None:
         execution = self._execution
@@ -146,6 +150,11 @@ class Replay:
                     """Not about a child."""
 
     # -------------------------------------------------------------------------------------------- the walk
+
+    @property
+    def is_new_code(self) -> bool:
+        """Whether the handler is past everything it was given before: what it runs now may never have run."""
+        return self._cursor >= self._last_release
 
     def advance(self) -> bool:
         """Goes on as far as possible; True at the end of the history."""

@@ -6,7 +6,7 @@ import copy
 import functools
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from wfes import errors
 from wfes.core.codec import ABSENT
@@ -54,13 +54,14 @@ def _guarded(model: type[BaseModel]) -> type[BaseModel]:
                 return copy.deepcopy(value)  # a function may change what it reads, and no replay would
         return value
 
-    namespace = {
+    namespace: dict[str, Any] = {
         "__setattr__": __setattr__,
         "__delattr__": __delattr__,
         "__getattribute__": __getattribute__,
         "__wfes_model__": model,
         "__module__": model.__module__,
         "__doc__": model.__doc__,
+        "model_config": ConfigDict(validate_assignment=True),
     }
     metaclass: Any = type(model)
     guarded: type[BaseModel] = metaclass(model.__name__, (model,), namespace)

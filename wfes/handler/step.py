@@ -19,6 +19,7 @@ from wfes.core import durations
 from wfes.core import events as e
 from wfes.core.durations import Duration
 from wfes.core.ids import derived_id
+from wfes.core.moments import micros_of
 from wfes.core.retry import Retry
 from wfes.core.types import ABSENT, json_schema
 from wfes.handler.asks import CallAsk, ChildAsk, ListenAsk, ProgressAsk, RequestAsk, SleepAsk, TargetAsk
@@ -180,19 +181,11 @@ class Step(StepFanOut):
         """Sleeps durably until ``when``, an aware datetime.
 
         Raises:
-            ValueError: ``when`` is naive.
+            ValueError: ``when`` is naive, or after the year 9998.
         """
-        if not isinstance(when, datetime):
-            raise TypeError(f"sleep_until({name!r}) takes an aware datetime, not {when!r}")
-        if when.tzinfo is None or when.utcoffset() is None:
-            raise ValueError(
-                f"sleep_until({name!r}) takes an aware datetime, and {when!r} has no time zone: "
-                "use datetime(..., tzinfo=UTC) or a ZoneInfo"
-            )
+        until = micros_of(when, f"the moment of sleep {name!r}")
         scope = self._scope()
         path = scope.claim(name)
-        since = when - _EPOCH
-        until = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
         def ask() -> SleepAsk:
             sleep = SleepAsk(self._execution, path, nested=bool(scope.path), timeout=None)
@@ -302,7 +295,8 @@ class Step(StepFanOut):
             raise errors.UnknownRequest(request, workflow.name, workflow.requests)
         path = scope.claim(request if name is None else name)
         limit = None if timeout is None else durations.micros(timeout, "timeout")
-        text = None if message is None else str(message)
+        if message is not None and not isinstance(message, str):
+            raise TypeError(f"the message of request {request!r} is text, not {message!r}")
         execution = self._execution
 
         def ask() -> RequestAsk:
@@ -313,7 +307,7 @@ class Step(StepFanOut):
                 timeout=limit,
                 id=derived_id(execution.id, path, str(execution.retries)),
                 name=request,
-                message=text,
+                message=message,
                 schema=json_schema(type_),
                 type_=type_,
             )
@@ -332,7 +326,7 @@ class Step(StepFanOut):
             InstanceNotFound: there is no such instance.
             ValueError: it is this very instance.
         """
-        target = instance if isinstance(instance, str) else instance.id
+        target = _id_of(instance, f"wait_for_workflow({name!r})")
         if target == self._execution.id:
             raise ValueError(f"instance {target!r} cannot wait for itself")
         scope = self._scope()
@@ -391,7 +385,7 @@ class Step(StepFanOut):
         Raises:
             InstanceNotFound, InstanceEnded: there is none such, or it is over.
         """
-        target = instance if isinstance(instance, str) else instance.id
+        target = _id_of(instance, f"send({name!r})")
         command = self._execution.host.engine.calls.send(target, event, payload)
         return self._recorded_call(name, "send", command)
 
@@ -423,14 +417,16 @@ class Step(StepFanOut):
         scope = self._scope()
         path = scope.claim_call("progress")
         tree = self._execution.seal(data, "the data of a progress checkpoint")
-        share = None if percent is None else float(percent)
+        if not isinstance(message, str):
+            raise TypeError(f"the message of a progress checkpoint is text, not {message!r}")
+        share = None if percent is None else _percent(percent)
         return self._call(
             scope,
             lambda: ProgressAsk(
                 self._execution,
                 path,
                 nested=bool(scope.path),
-                message=str(message),
+                message=message,
                 percent=share,
                 data=tree,
             ),
@@ -473,3 +469,18 @@ def _payload_of(type_: object, event: str) -> Callable[[Any], Any]:
             raise errors.InvalidData(event, explained(error), kind="event") from error
 
     return fit
+
+
+def _id_of(instance: object, where: str) -> str:
+    found = instance if isinstance(instance, str) else getattr(instance, "id", None)
+    if not isinstance(found, str):
+        raise TypeError(f"{where} takes an instance or its id, not {instance!r}")
+    return found
+
+
+def _percent(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"percent is {value!r}; it must be a number from 0 to 100")
+    if not 0 <= value <= 100:
+        raise ValueError(f"percent is {value!r}; it must be from 0 to 100")
+    return float(value)

@@ -247,6 +247,8 @@ class StepFanOut:
         return Call(self._number(), lambda: execution.open(scope, make()))
 
     def _retry(self, retry: Retry | None, max_attempts: int | None) -> Retry:
+        if retry is not None and not isinstance(retry, Retry):
+            raise TypeError(f"retry is {retry!r}; it must be a Retry, such as Retry(max_attempts=3)")
         policy = self._execution.workflow.retry if retry is None else retry
         return policy if max_attempts is None else policy.with_max_attempts(max_attempts)
 

@@ -52,8 +52,10 @@ def _adapter(url: str) -> Log:
     scheme, separator, rest = url.partition("://")
     match scheme if separator else "":
         case "sqlite":
-            if not rest or rest in ("/:memory:", "/"):
+            if not rest:
                 return MemoryLog(url)
+            if rest in ("/", "/:memory:"):
+                raise ValueError(f"{url!r} names no file; accepted are {_ACCEPTED}")
             if not rest.startswith("/"):
                 raise ValueError(f"{url!r} names a host, which SQLite has not; accepted are {_ACCEPTED}")
             path = unquote(rest[1:])

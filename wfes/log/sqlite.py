@@ -148,6 +148,8 @@ class SQLiteLog(SQLiteApplicationRecorder):
         super().__init__(_Datastore(self._name), "wfes_events")
         self._writing: sqlite3.Connection | None = None
         self._data_version = 0
+        self._file: tuple[int, int] | None = None
+        """Device and inode of the file that is open."""
         self._topics: set[str] = set()
         """Topics known to be in the table of topics."""
 
@@ -164,6 +166,14 @@ class SQLiteLog(SQLiteApplicationRecorder):
                 raise unavailable(self.url, error) or error from error
             raise
         self._data_version = self._read_data_version()
+        self._file = self._file_there()
+
+    def _file_there(self) -> tuple[int, int] | None:
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -255,6 +265,13 @@ class SQLiteLog(SQLiteApplicationRecorder):
             self._retry_busy(lambda: connection.execute("BEGIN IMMEDIATE"))
         except sqlite3.Error as error:
             raise unavailable(self.url, error) or error from error
+        if self._file_there() != self._file:
+            # What is written to an unlinked file is lost, whatever the database says.
+            connection.execute("ROLLBACK")
+            reason = (
+                "its file was removed or replaced while it was open; put it back, or open the engine again"
+            )
+            raise LogUnavailable(self.url, reason, retryable=True)
         self._data_version = self._read_data_version()
         return SQLiteWrite(self.url, connection, self._topics)
 
