@@ -24,7 +24,7 @@ def micros_of(value: object, what: str) -> int:
         raise TypeError(f"{what} is {value!r}; it must be an aware datetime")
     if value.tzinfo is None or value.utcoffset() is None:
         raise ValueError(
-            f"{what} is {value!r}, which is naive; give it a time zone, such as "
+            f"{what} is {value!r}, which is naive; it must be aware: give it a time zone, such as "
             "datetime(..., tzinfo=timezone.utc)"
         )
     micros = (value - _EPOCH) // timedelta(microseconds=1)
