@@ -8,14 +8,19 @@ committed, plus what the open transaction appended; if that is undone, its entri
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 from wfes.core import chain
+from wfes.core.events import Event
 from wfes.core.evolve import evolve
 from wfes.core.state import InstanceState
 from wfes.log.application import decode, digest
 from wfes.log.port import WriteTransaction
 from wfes.log.rows import OWN, Rows
+from wfes.log.weight import Weight
+
+KEPT_MAX = 512
+"""How many entries that must stay are passed over in one `Cache.trim`, at least."""
 
 
 class Entry:
@@ -28,7 +33,7 @@ class Entry:
         rows: its inline rows as they stand in the tables; None: not computed yet.
         dirty: appended to in the open transaction in a way that may change rows.
         touched: appended to in the open transaction.
-        weight: bytes of the larger values its state holds.
+        weight: the larger values its state holds.
     """
 
     __slots__ = ("digest", "dirty", "rows", "state", "stream", "touched", "version", "weight")
@@ -41,7 +46,7 @@ class Entry:
         self.rows: Rows | None = None
         self.dirty = False
         self.touched = False
-        self.weight = 0
+        self.weight = Weight()
 
 
 class Cache:
@@ -58,6 +63,7 @@ class Cache:
         self._max_entries = max_entries
         self._max_bytes = max_bytes
         self._workers = workers
+        self._trimmed_to = 0
         self.weight = 0
 
     def __len__(self) -> int:
@@ -78,38 +84,44 @@ class Cache:
             return entry
         entry = load(stream, transaction)
         self._entries[stream] = entry
-        self.weight += entry.weight
+        self.weight += entry.weight.total
         return entry
+
+    def weigh(self, entry: Entry, event: Event, size: int) -> None:
+        """Takes into account what the state of an entry holds after this event, stored in `size` bytes."""
+        self.weight += entry.weight.count(event, size)
 
     def forget(self, stream: str) -> None:
         """Drops an entry: the log says better."""
         entry = self._entries.pop(stream, None)
         if entry is not None:
-            self.weight -= entry.weight
+            self.weight -= entry.weight.total
 
     def clear(self) -> None:
         """Drops everything."""
         self._entries.clear()
         self.weight = 0
 
-    def trim(self, keep: Callable[[Entry], bool] | None = None) -> None:
-        """Forgets what is over the bounds. To be called outside transactions."""
-        excess = len(self._entries) - self._max_entries
-        if excess <= 0 and self.weight <= self._max_bytes:
-            return
-        for stream in list(self._entries):
-            if excess <= 0 and self.weight <= self._max_bytes:
-                break
-            entry = self._entries[stream]
-            state = entry.state
-            if (state is not None and state.worker in self._workers) or (keep and keep(entry)):
-                continue
-            self.forget(stream)
-            excess -= 1
+    def trim(self) -> None:
+        """Forgets what is over the bounds. To be called outside transactions.
 
-
-LARGE = 4096
-"""From how many bytes on a stored event counts as holding a larger value."""
+        What has to stay is passed over as if it were just used, and only so much of it at a time: however many
+        instances are owned, a batch pays for about what it added.
+        """
+        entries = self._entries
+        excess = len(entries) - self._max_entries
+        if excess > 0 or self.weight > self._max_bytes:
+            to_pass = min(len(entries), max(KEPT_MAX, 4 * (len(entries) - self._trimmed_to)))
+            while entries and to_pass and (excess > 0 or self.weight > self._max_bytes):
+                stream, entry = next(iter(entries.items()))
+                owned = entry.state is not None and entry.state.worker in self._workers
+                if owned or (excess <= 0 and not entry.weight.total):
+                    entries.move_to_end(stream)
+                    to_pass -= 1
+                else:
+                    self.forget(stream)
+                    excess -= 1
+        self._trimmed_to = len(entries)
 
 
 def load(stream: str, transaction: WriteTransaction) -> Entry:
@@ -121,9 +133,9 @@ def load(stream: str, transaction: WriteTransaction) -> Entry:
         last = transaction.last(stream)
     else:
         for last in transaction.history(stream):
-            evolve(state, decode(last).event, last.originator_version)
-            if len(last.state) > LARGE:
-                entry.weight += len(last.state)
+            event = decode(last).event
+            evolve(state, event, last.originator_version)
+            entry.weight.count(event, len(last.state))
     if last is not None:
         entry.version = last.originator_version
         entry.digest = digest(last)

@@ -14,9 +14,10 @@ from wfes.core.events import Event, Recorded, WorkflowDefined, WorkflowStarted
 from wfes.core.evolve import evolve
 from wfes.core.state import InstanceState
 from wfes.log.application import body_bytes, decode
-from wfes.log.cache import LARGE, Cache, Entry
+from wfes.log.cache import Cache, Entry
 from wfes.log.port import Row, StoredRow, Tx, WriteTransaction
 from wfes.log.rows import QUIET, InlineRows, Rows
+from wfes.log.weight import LARGE
 
 Reaction = Callable[[Tx, str, Event, InstanceState], None]
 """Called right after an event of its type was appended, in the same transaction."""
@@ -91,9 +92,8 @@ class Transaction:
             if not entry.dirty and (not quiet or state.status is not status):
                 entry.dirty = True
                 self._dirty.append(entry)
-            if len(stored) > LARGE:
-                entry.weight += len(stored)
-                self._cache.weight += len(stored)
+            if len(stored) > LARGE or entry.weight.total:
+                self._cache.weigh(entry, event, len(stored))
         elif cls is WorkflowDefined:
             self._defined.append(event)  # type: ignore[arg-type]
         if not cls.owner or cls.terminal:

@@ -444,6 +444,7 @@ class Writer:
             else:
                 if entry.state is not None:
                     evolve(entry.state, recorded.event, version)
+                    self._cache.weigh(entry, recorded.event, len(notification.state))
                 entry.version = version
                 entry.digest = digest(notification)
                 entry.rows = None
