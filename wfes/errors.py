@@ -70,10 +70,7 @@ class InvalidData(WfesError, ValueError):
         self.kind = kind
 
     def __str__(self) -> str:
-        return (
-            f"data does not fit the type declared for {self.kind} {self.name!r}; nothing was recorded:"
-            f" {self.detail}"
-        )
+        return f"data does not fit the type declared for the {self.kind} {self.name!r}: {self.detail}"
 
 
 class InstanceNotFound(WfesError, LookupError):

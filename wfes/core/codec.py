@@ -132,7 +132,7 @@ def encode(value: object, *, where: str, type_: object = ABSENT) -> Json:
     try:
         return _walk(value, 1, _refuse)
     except _Refused as refused:
-        if type_ is ABSENT or refused.is_too_deep:
+        if type_ is ABSENT or type_ is Any or refused.is_too_deep:  # Any declares nothing
             raise UnstorableValue(where, refused.type_name, refused.hint) from None
     except RecursionError:
         raise UnstorableValue(where, qualified_name(kind), _TOO_DEEP) from None

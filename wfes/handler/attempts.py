@@ -66,6 +66,7 @@ class StepAsk(Ask):
         attempt: the attempt made now or next, 1, 2, …
         retry_at: while in backoff, when the next attempt is due, in microseconds.
         cut_offs: how often in a row this attempt was cut off by a crash or stop.
+        begun: the attempt's ``StepStarted`` is on disk and its function has been called.
         suspended: its function was left while an inner wait was open; running it again is no new attempt.
     """
 
@@ -79,6 +80,7 @@ class StepAsk(Ask):
         "alarm",
         "args",
         "attempt",
+        "begun",
         "context",
         "cut_offs",
         "fn",
@@ -122,6 +124,7 @@ class StepAsk(Ask):
         self.index = index
         self.context: Context = copy_context()
         self.attempt = 1
+        self.begun = False
         self.retry_at: int | None = None
         self.cut_offs = 0
         self.suspended = False
@@ -183,6 +186,7 @@ class StepAsk(Ask):
     def begin(self) -> None:
         """Makes an attempt: its ``StepStarted`` is on disk."""
         execution = self.execution
+        self.begun = True
         self.timed_out = False
         self.scope = scope = Scope(execution, self.path, self.attempt, self.index)
         context = self.context.copy()
@@ -208,13 +212,18 @@ class StepAsk(Ask):
         task.add_done_callback(self._finished)
         task.add_done_callback(partial(_close_unbegun, coro))
         self._left = self.timeout
-        self.run_clock()
+        if not self.thread or functions.is_async(fn):
+            self.run_clock()
 
     async def _in_thread(self, context: Context, extra: dict[str, Any]) -> Any:
         host = self.execution.host
         inner = context.copy()  # the task that awaits the thread is inside ``context`` itself
 
+        attempt = self.attempt
+
         def call() -> Any:
+            # Its time runs from here: waiting for a free thread is none of the function's doing.
+            host.loop.call_soon_threadsafe(self._thread_began, attempt)
             try:
                 return inner.run(self.fn, *self.args, **extra)
             except StopIteration as error:  # no future takes one
@@ -222,6 +231,10 @@ class StepAsk(Ask):
 
         result = await host.loop.run_in_executor(host.threads, call)
         return await result if inspect.isawaitable(result) else result
+
+    def _thread_began(self, attempt: int) -> None:
+        if attempt == self.attempt and not self.settled:
+            self.run_clock()
 
     async def _on_loop(self, extra: dict[str, Any]) -> Any:
         result = self.fn(*self.args, **extra)
@@ -347,7 +360,7 @@ class StepAsk(Ask):
             if self.alarm is not None:
                 self.alarm.cancel()
             self._back_off()
-        elif not self.is_running:
+        elif self.begun and not self.is_running:
             self.begin()
 
     def forget(self) -> None:
@@ -375,7 +388,7 @@ class StepAsk(Ask):
             returns = self.returns
             if returns is ABSENT and isinstance(tree, dict):
                 returns = functions.return_type(self.fn)
-            return self.execution.host.values.open(tree, returns)
+            return self.execution.open_value(tree, returns)
         info = ErrorInfo.from_json(event.error)
         if info.type == "wfes.StepInterrupted":
             raise errors.StepInterrupted(self.path, event.attempts)

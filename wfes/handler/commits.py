@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 def committed(execution: Execution, entries: list[Entry]) -> None:
     """These entries are in the log: begins what they opened, releases what waited for that."""
     for entry in entries:
+        for digest, _ in entry.blobs:
+            execution.large.pop(digest, None)
         if entry.blocks:
             execution.line.blocks -= 1
         event, ask = entry.event, entry.ask
@@ -67,9 +69,12 @@ def _intent_committed(execution: Execution, event: e.Event | None) -> None:
 
 def redecide(execution: Execution, entries: list[Entry]) -> None:
     """Decides again what could not be committed because of newer events, which are known by now."""
+    for entry in entries:  # a dropped entry may carry a large value of one that stays
+        execution.line.take_along(entry.blobs)
+        entry.blobs = ()
     for entry in entries:
         if not _is_dropped(execution, entry):
-            execution.line.outbox.add(entry)
+            execution.line.add_again(entry)
     execution.schedule()
 
 

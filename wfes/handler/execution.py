@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from wfes import errors
 from wfes.core import events as e
+from wfes.core.codec import as_blob, decode
 from wfes.core.types import ABSENT
 from wfes.handler import commits, emissions, ending
 from wfes.handler.alarms import Alarms, HandlerTimers
@@ -47,6 +48,7 @@ from wfes.handler.state import RecordedState, plain
 
 if TYPE_CHECKING:
     from wfes.definition import Workflow
+    from wfes.runtime.values import Sealed
 
 _log = logging.getLogger("wfes")
 
@@ -101,6 +103,8 @@ class Execution:
         self.unread: list[e.Recorded] = []
         """What came during the replay."""
         self._listening: dict[Ask, None] = {}
+        self.large: dict[str, Json] = {}
+        """Large values recorded and not committed yet, by their digest."""
         self.paused = False
         # the line
         self.line = Line(self, host.clock)
@@ -173,6 +177,11 @@ class Execution:
             return False
         self.rest.release(waiting=True)
         return True
+
+    @property
+    def known(self) -> int:
+        """Version of the newest event from outside that it has been told of, taken in or not."""
+        return self.unread[-1].originator_version if self.unread else self.inbox.seen
 
     @property
     def idle(self) -> bool:
@@ -291,11 +300,21 @@ class Execution:
 
     def seal(self, value: object, where: str, type_: object = ABSENT) -> Json:
         """The value as a JSON tree; a large one's bytes go along with the next entries."""
-        sealed = self.host.values.seal(plain(value), where, type_)
+        return self.keep(self.host.values.seal(plain(value), where, type_))
+
+    def keep(self, sealed: Sealed) -> Json:
+        """A sealed value's tree; a large one's bytes go along with the next entries, and stay here until then."""
         if sealed.blobs:
             self.line.take_along(sealed.blobs)
-            self.host.values.keep(sealed)
+            for digest, _ in sealed.blobs:
+                self.large[digest] = sealed.whole
         return sealed.tree
+
+    def open_value(self, tree: Json, type_: object = ABSENT) -> Any:
+        """The value of a tree that this execution recorded, committed or not."""
+        if self.large and (ref := as_blob(tree)) is not None and ref[0] in self.large:
+            return decode(self.large[ref[0]], type_)
+        return self.host.values.open(tree, type_)
 
     # ------------------------------------------------------------------------------------- what asks do
 
@@ -326,6 +345,7 @@ class Execution:
     def begin_attempt(self, ask: StepAsk) -> None:
         """Records an attempt; the step's function is called when that is on disk."""
         if self.paused or self.rest.stopping:
+            self.active.discard(ask)
             self.hold_back(ask)
             self.schedule()
             return
@@ -399,7 +419,7 @@ class Execution:
             if not self.replay.advance():
                 if not self.is_leaving:
                     self.rest.look_at_replay(self.replay)
-                    self.line.outbox.flush()
+                self.line.outbox.flush()  # also what a conflict brought back
                 return
             self.replay = None
             self.alarms.cancel("replay")
@@ -479,6 +499,7 @@ class Execution:
             return
         ask.recorded = True
         if isinstance(ask, StepAsk):
+            ask.begun = False
             self.active.add(ask)
         effect = ask.effect
         event = ask.opening(self.stamp()) if effect is None else None
@@ -521,6 +542,8 @@ class Execution:
                 if isinstance(event, e.ResultReused):
                     event = self.inbox.at(event.version)
                 value = ask.outcome(event)
+                if not ask.nested:
+                    self.inbox.forget(event)
             except Exception as error:
                 self.failures.setdefault(ask.path, len(self.failures))
                 future.set_exception(error)

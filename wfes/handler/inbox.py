@@ -64,6 +64,20 @@ class Inbox:
         """Notes that the history says this event was consumed."""
         self._unconsumed.pop(version, None)
 
+    def forget(self, event: e.Event) -> None:
+        """What the handler was given by this end is not asked for again."""
+        match event:
+            case e.ListenEnded(received=version):
+                self._events.pop(version, None)
+            case e.RequestEnded(provided=version, path=path):
+                self._events.pop(version, None)
+                self.answers.pop(path, None)
+            case e.ChildEnded(ended=version, path=path) | e.WaitEnded(ended=version, path=path):
+                self._events.pop(version, None)
+                self.ends.pop(path, None)
+            case _:
+                """Names nothing from outside."""
+
     def at(self, version: int) -> Any:
         """The event at this version."""
         return self._events[version]

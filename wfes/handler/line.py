@@ -94,7 +94,11 @@ class Line:
         self.added += 1
         if entry.blocks:
             self.blocks += 1
+        self.add_again(entry)
+
+    def add_again(self, entry: Entry) -> None:
+        """Puts an entry that has been recorded before, and was not committed, behind the others."""
         if self._blobs:
-            entry.blobs = tuple(self._blobs.items())
+            entry.blobs = (*entry.blobs, *self._blobs.items())
             self._blobs = {}
         self.outbox.add(entry)

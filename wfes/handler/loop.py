@@ -446,8 +446,8 @@ def _refuse_unordered(coro: Any) -> None:
     state = getattr(coro, "gi_frame", None) or getattr(coro, "cr_frame", None)
     if state is not None and state.f_code.co_name == "_wrap_awaitable":
         subject = state.f_locals["awaitable"]
-        if isinstance(getattr(subject, "number", None), int) and not _hashes_by_id(subject):
-            return
+    if isinstance(getattr(subject, "number", None), int) and not _hashes_by_id(subject):
+        return
     name = getattr(subject, "__qualname__", repr(subject))
     coro.close()
     if inspect.iscoroutine(subject):

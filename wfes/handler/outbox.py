@@ -130,7 +130,7 @@ class _OwnerAppend:
         self._outbox = outbox
         self._execution = execution
         self._generation = generation
-        self._seen = execution.inbox.seen
+        self._seen = execution.known
         self.entries = entries
 
     def run(self, tx: Tx) -> Verdict:
@@ -150,10 +150,10 @@ class _OwnerAppend:
             outbox.refuser = None
         events: list[e.Event] = []
         for entry in self.entries:
+            for digest, content in entry.blobs:  # whatever becomes of the entry: they may be another one's
+                tx.put_blob(digest, content)
             if entry.effect is not None and not self._take_effect(entry, tx):
                 continue
-            for digest, content in entry.blobs:
-                tx.put_blob(digest, content)
             assert entry.event is not None
             events.append(entry.event)
         if events:

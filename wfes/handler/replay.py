@@ -52,6 +52,8 @@ class Replay:
         self._history = history
         self._cursor = 0
         self._last_release = -1
+        self._orphans: set[int] = set()
+        self._void_fields: set[str] = set()
         # Suspended steps whose functions have been run again since that release.
         self._run_again: set[str] = set()
 
@@ -74,6 +76,7 @@ class Replay:
                 execution.line.not_before(event.at)
         if void:
             self._leave_out(void, forgotten)
+        self._note_orphans()
         given = (*_RELEASES, e.TimerFired, e.CancelDelivered)
         places = [place for place, recorded in enumerate(self._history) if isinstance(recorded.event, given)]
         self._last_release = places[-1] if places else -1
@@ -92,7 +95,9 @@ class Replay:
                 kept.append(recorded)
                 continue
             path: Any = getattr(event, "path", None)
-            if version in void:
+            if version in void and isinstance(event, e.StateChanged):
+                self._void_fields.update(event.changes)
+            elif version in void:
                 if isinstance(event, e.ResultReused):
                     execution.pool[event.path] = event.version
                 elif self._succeeded(event):
@@ -105,6 +110,18 @@ class Replay:
                 if isinstance(event, e.ResultReused):
                     execution.pool.pop(event.path, None)
         self._history = kept
+
+    def _note_orphans(self) -> None:
+        """Withdrawals of what was never opened: asked for and refused, or held by a pause, and then cancelled."""
+        opened: set[str] = set()
+        for recorded in self._history:
+            event = recorded.event
+            if type(event) in _KINDS:
+                opened.add(event.path)  # type: ignore[attr-defined]
+            elif isinstance(event, _WITHDRAWALS):
+                if event.path not in opened:
+                    self._orphans.add(recorded.originator_version)
+                opened.discard(event.path)
 
     def to_come(self) -> tuple[int | None, int | None]:
         """When a cancellation or time-out that stands further on was given, and when the deadline then is."""
@@ -189,7 +206,7 @@ class Replay:
         if isinstance(event, _RELEASES):
             return self._released(event)
         if isinstance(event, _WITHDRAWALS):
-            return self._withdrawn(event)
+            return _Step.DONE if version in self._orphans else self._withdrawn(event)
         match event:
             case e.StepAttemptFailed():
                 return self._attempt_failed(event)
@@ -373,6 +390,8 @@ class Replay:
                     ask.attempt = 1
                     ask.retry_at = None
         execution.paused = False
+        if execution.state is not None:
+            execution.state.forget(self._void_fields)
 
     def _place(self) -> str:
         """Where the handler stands, and whether it runs under another Python than it did."""

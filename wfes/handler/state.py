@@ -14,7 +14,10 @@ from wfes.core.events import Json
 from wfes.handler.scope import current
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from wfes.handler.execution import Execution
+    from wfes.runtime.values import Sealed
 
 
 _IMMUTABLE = frozenset({type(None), bool, int, float, str, bytes})
@@ -69,6 +72,9 @@ def _guarded(model: type[BaseModel]) -> type[BaseModel]:
     return guarded
 
 
+_UNKNOWN = object()
+
+
 class RecordedState:
     """One instance's state object and what of it has been recorded."""
 
@@ -76,24 +82,31 @@ class RecordedState:
         self._execution = execution
         self._model = model
         self.value = _guarded(model)()
-        self._recorded: dict[str, Json] = self._trees()
+        self._recorded: dict[str, Json] = {name: value.tree for name, value in self._sealed().items()}
 
     def changes(self) -> dict[str, Json]:
         """The fields that differ from what was recorded last, which they now are."""
-        trees = self._trees()
-        changed = {name: tree for name, tree in trees.items() if self._recorded[name] != tree}
-        if changed:
-            self._recorded = trees
-        return changed
+        sealed = self._sealed()
+        recorded = self._recorded
+        changed = {name for name, value in sealed.items() if recorded.get(name, _UNKNOWN) != value.tree}
+        if not changed:
+            return {}
+        self._recorded = {name: value.tree for name, value in sealed.items()}
+        return {name: self._execution.keep(value) for name, value in sealed.items() if name in changed}
+
+    def forget(self, names: Iterable[str]) -> None:
+        """What was recorded of these fields is void: whatever they are now is recorded with the next event."""
+        for name in names:
+            self._recorded.pop(name, None)
 
     def adopt(self, changes: dict[str, Json]) -> None:
         """Takes over, on replay, what the history says was recorded."""
         self._recorded.update(changes)
 
-    def _trees(self) -> dict[str, Json]:
-        trees: dict[str, Json] = {}
+    def _sealed(self) -> dict[str, Sealed]:
+        values = self._execution.host.values
+        found: dict[str, Sealed] = {}
         for name, field in self._model.model_fields.items():
-            where = f"state.{name}"
             type_ = field.annotation if field.annotation is not None else ABSENT
-            trees[name] = self._execution.seal(self.value.__dict__[name], where, type_)
-        return trees
+            found[name] = values.seal(self.value.__dict__[name], f"state.{name}", type_)
+        return found
