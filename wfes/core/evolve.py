@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from wfes.core import events as e
-from wfes.core.state import InstanceState, OpenWait, Progress, Status, StepState
+from wfes.core.state import FAILURES_KEPT, InstanceState, OpenWait, Progress, Status, StepState
 
 _Applier = Callable[[InstanceState, Any, int], None]
 
@@ -220,9 +220,17 @@ def _step_ended(status: str) -> _Applier:
             step.attempts = getattr(event, "attempts", step.attempts)
             state.done[event.path] = step
         if status == "failed":
-            state.last_failures[event.path] = version
+            _failure(state, event.path, version)
 
     return apply
+
+
+def _failure(state: InstanceState, path: str, version: int) -> None:
+    failures = state.last_failures
+    failures.pop(path, None)
+    failures[path] = version
+    if len(failures) > FAILURES_KEPT:
+        del failures[next(iter(failures))]
 
 
 def _progress(state: InstanceState, event: e.ProgressRecorded, version: int) -> None:
@@ -266,6 +274,8 @@ def _ready(state: InstanceState, event: e.DataProvided | e.TargetEnded, version:
     wait = state.waits.get(event.path)
     if wait is not None:
         wait.ready = version
+        if isinstance(event, e.TargetEnded):
+            wait.ready_status = event.status
 
 
 def _consumed(state: InstanceState, event: e.ListenEnded, version: int) -> None:
@@ -279,7 +289,13 @@ def _wait_over(state: InstanceState, event: e.At, version: int) -> None:
 
 def _wait_failed(state: InstanceState, event: e.At, version: int) -> None:
     state.waits.pop(event.path, None)
-    state.last_failures[event.path] = version
+    _failure(state, event.path, version)
+
+
+def _child_over(state: InstanceState, event: e.ChildEnded, version: int) -> None:
+    wait = state.waits.pop(event.path, None)
+    if wait is None or wait.ready_status != Status.COMPLETED:
+        _failure(state, event.path, version)
 
 
 def _timer(state: InstanceState, event: e.TimerScheduled, version: int) -> None:
@@ -328,7 +344,7 @@ APPLIERS: dict[type[e.Event], _Applier] = {
     e.WaitTimedOut: _wait_failed,
     e.WaitCancelled: _wait_over,
     e.ChildStarted: _child,
-    e.ChildEnded: _wait_failed,
+    e.ChildEnded: _child_over,
     e.WaitStarted: _wait,
     e.TargetEnded: _ready,
     e.WaitEnded: _wait_over,

@@ -16,6 +16,10 @@ from wfes.core.error_info import ErrorInfo
 
 Json = Any
 
+FAILURES_KEPT = 1_000
+"""How many paths' failures a state remembers. A retry of an instance that failed with an older one than that goes on
+from its end alone."""
+
 
 class Status(StrEnum):
     """Where an instance is in its life.
@@ -100,6 +104,7 @@ class OpenWait:
         target: the instance waited for (child, workflow), or the request's id.
         message, schema: a request's.
         ready: the version of the answer or of the target's end that waits to be taken, or 0.
+        ready_status: how the target ended, where it has.
     """
 
     kind: str
@@ -111,6 +116,7 @@ class OpenWait:
     message: str | None = None
     schema: Json = None
     ready: int = 0
+    ready_status: str | None = None
 
 
 @dataclass(slots=True)
@@ -201,7 +207,9 @@ class InstanceState:
     """Ids of the events received."""
     timers: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
     last_failures: dict[str, int] = field(default_factory=dict[str, int])
-    """Version at which a path's failure was given to the handler."""
+    """Version at which a path's failure was given to the handler: of the newest ``FAILURES_KEPT`` paths, oldest first.
+
+    Any failure a handler has caught may be what it raises in the end, and a retry goes back to it."""
     fields: dict[str, Json] = field(default_factory=dict[str, Json])
     """The handler's recorded state."""
     progress: Progress | None = None
