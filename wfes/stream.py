@@ -72,9 +72,17 @@ async def recorded_events(
             after, head, *_positions(shown_events)
         )
 
-    while True:
-        events, after = await asyncio.to_thread(page, after)
+    while not positions.is_closed():
+        try:
+            events, after = await asyncio.to_thread(page, after)
+        except Exception:
+            # A log that is closed while it is read says so in many ways.
+            if positions.is_closed():
+                return
+            raise
         for event in events:
+            if positions.is_closed():
+                return
             yield event
         if not events:
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -494,6 +495,65 @@ def test_closing_leaves_nobody_waiting() -> None:
         assert seen == ["WorkflowDefined", "WorkflowStarted"]
         with pytest.raises(EngineNotOpen, match="closed while"):
             await waiting
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_a_busy_reader_of_events_ends_when_the_engine_closes(tmp_path: Path, in_memory: bool) -> None:
+    async def main() -> None:
+        url = "sqlite://" if in_memory else f"sqlite:///{tmp_path / 'log.db'}"
+        engine = Engine(url, workflows=[other], worker=False)
+        await engine.open()
+        await other.start()
+        ahead, behind = engine.events(), engine.events(after=1)
+        assert (await anext(ahead)).position == 1
+        assert (await anext(behind)).position == 2
+        untouched = engine.events()
+        await engine.close()
+        for events in (ahead, behind, untouched):
+            async with asyncio.timeout(10):
+                assert [event async for event in events] == []
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_page_of_events_read_while_the_engine_closes_is_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    async def main() -> None:
+        engine = Engine(f"sqlite:///{tmp_path / 'log.db'}", workflows=[other], worker=False)
+        await engine.open()
+        log = engine._log
+        select, reading, go_on = log.select_notifications, threading.Event(), threading.Event()
+
+        def slow(*args: Any, **options: Any) -> Any:
+            found: Any = None if fails else select(*args, **options)
+            reading.set()
+            assert go_on.wait(10)
+            return select(*args, **options) if fails else found
+
+        monkeypatch.setattr(log, "select_notifications", slow)
+        following = asyncio.ensure_future(anext(engine.events(after=100), None))
+        assert await asyncio.to_thread(reading.wait, 10)
+        await engine.close()
+        go_on.set()
+        assert await asyncio.wait_for(following, 10) is None
+
+    asyncio.run(main())
+
+
+def test_a_failing_read_of_events_is_told_while_the_engine_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with Engine("sqlite://", workflows=[other], worker=False) as engine:
+
+            def broken(*args: Any, **options: Any) -> Any:
+                raise LogUnavailable("sqlite://", "no luck")
+
+            monkeypatch.setattr(engine._log, "select_notifications", broken)
+            with pytest.raises(LogUnavailable, match="no luck"):
+                await anext(engine.events())
 
     asyncio.run(main())
 

@@ -245,6 +245,22 @@ def test_a_requests_type_declared_in_the_handler_is_checked() -> None:
     asyncio.run(main())
 
 
+def test_large_results_are_had_again_from_the_log() -> None:
+    @workflow
+    async def large(size: int) -> str:
+        return "x" * size
+
+    async def main() -> None:
+        async with Engine("sqlite://", workflows=[large]):
+            runs = [await large.start(size) for size in (100_000, 1, 100_001)]
+            for _ in range(2):
+                assert [len(await run.result(10)) for run in runs] == [100_000, 1, 100_001]
+            (found,) = [await large.get(runs[0].id)]
+            assert len(await found.result(10)) == 100_000
+
+    asyncio.run(main())
+
+
 def test_run_forever_stops_cleanly_on_a_signal() -> None:
     async def main() -> None:
         engine = Engine("sqlite://", workflows=WORKFLOWS)

@@ -20,7 +20,13 @@ from typing import Any
 from urllib.parse import quote
 
 import orjson
-from eventsourcing.persistence import IntegrityError, Notification, PersistenceError, StoredEvent
+from eventsourcing.persistence import (
+    ConnectionPoolClosedError,
+    IntegrityError,
+    Notification,
+    PersistenceError,
+    StoredEvent,
+)
 from eventsourcing.sqlite import (
     SQLiteApplicationRecorder,
     SQLiteConnection,
@@ -309,6 +315,8 @@ class SQLiteLog(SQLiteApplicationRecorder):
         try:
             with self.datastore.transaction(commit=False) as cursor:
                 yield cursor  # type: ignore[misc]
+        except ConnectionPoolClosedError as error:
+            raise LogUnavailable(self.url, "it is closed") from error
         except PersistenceError as error:
             cause = error.args[0] if error.args and isinstance(error.args[0], sqlite3.Error) else error
             raise unavailable(self.url, cause) or cause from error
