@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -43,6 +43,8 @@ REQUEST = "SELECT id, instance, workflow, name FROM wfes_requests WHERE id = ?"
 OF_KEY = "SELECT id FROM wfes_instances WHERE workflow = ? AND key = ?"
 LOOKED_AT_MAX = 8
 """From how many instances of a key on their rows say which of the older ones are worth a look."""
+ASSIGNMENTS_FIRST = 20
+"""How far back a key's stream is read at first."""
 SUBSCRIBED = "SELECT workflow, deadline FROM wfes_subscriptions WHERE event = ? ORDER BY workflow"
 
 
@@ -212,31 +214,61 @@ class GetOrCreate:
         self.start.state = None
         self.start.history = []
         assert self.start.key is not None
-        looked_at: set[str] = set()
-        likely: set[str] | None = None
-        for assigned in reversed(_assignments(tx, self.start.workflow, self.start.key)):
-            if assigned.instance in looked_at or (likely is not None and assigned.instance not in likely):
-                continue
-            looked_at.add(assigned.instance)
-            if likely is None and len(looked_at) > LOOKED_AT_MAX:
-                likely = self._likely(tx)
-            found = tx.state(assigned.instance)
-            if found is not None and found.status in self.statuses:
-                self.start.state = copy.deepcopy(found)
-                return description(found, new=False)
-        return self.start.run(tx)
-
-    def _likely(self, tx: Tx) -> set[str]:
-        """Instances whose rows have one of the statuses: saves folding the whole past of a key that is used daily."""
-        statuses = sorted(map(str, self.statuses))
-        sql = f"{OF_KEY} AND status IN ({', '.join('?' * len(statuses))})"
-        rows = tx.query(sql, (self.start.workflow, self.start.key, *statuses))
-        return {str(row[0]) for row in rows}
+        found = _newest_of_key(tx, self.start.workflow, self.start.key, self.statuses)
+        if found is None:
+            return self.start.run(tx)
+        self.start.state = copy.deepcopy(found)
+        return description(found, new=False)
 
 
-def _assignments(tx: Tx, workflow: str, key: str) -> list[e.KeyAssigned]:
-    history = tx.history(key_stream(workflow, key))
-    return [r.event for r in history if isinstance(r.event, e.KeyAssigned)]
+def _newest_of_key(
+    tx: Tx, workflow: str, key: str, statuses: Collection[Status], behind: str | None = None
+) -> InstanceState | None:
+    """The state of the newest instance of a key that has one of these statuses.
+
+    Args:
+        behind: only instances that the key's stream names behind its newest mention of this one.
+    """
+    looked_at: set[str] = set()
+    likely: set[str] | None = None
+    for id in _named_newest_first(tx, key_stream(workflow, key)):
+        if id == behind:
+            return None
+        if id in looked_at or (likely is not None and id not in likely):
+            continue
+        looked_at.add(id)
+        if likely is None and len(looked_at) > LOOKED_AT_MAX:
+            likely = _likely(tx, workflow, key, statuses)
+        found = tx.state(id)
+        if found is not None and found.status in statuses:
+            return found
+        if likely is not None and likely <= looked_at:
+            return None
+    return None
+
+
+def _likely(tx: Tx, workflow: str, key: str, statuses: Collection[Status]) -> set[str]:
+    """Instances whose rows have one of the statuses: saves folding the whole past of a key that is used daily."""
+    names = sorted(map(str, statuses))
+    sql = f"{OF_KEY} AND status IN ({', '.join('?' * len(names))})"
+    return {str(row[0]) for row in tx.query(sql, (workflow, key, *names))}
+
+
+def _named_newest_first(tx: Tx, stream: str) -> Iterator[str]:
+    """The instances that a key's stream names, newest first.
+
+    Almost always one of the first is asked for, and everybody waits for this transaction: so the stream is read from
+    its end, each time further back. What is read again thereby is a third of what is new at most.
+    """
+    above, depth = tx.version(stream), ASSIGNMENTS_FIRST
+    newest = above
+    while above:
+        start = max(0, newest - depth)
+        for recorded in reversed(tx.history(stream, start)[: above - start]):
+            if isinstance(recorded.event, e.KeyAssigned):
+                yield recorded.event.instance
+        above = start
+        depth *= 4
 
 
 def _defined(tx: Tx, workflow: str, others: tuple[str, ...] = ()) -> e.WorkflowDefined:
@@ -332,12 +364,9 @@ class RetryInstance:
     def _take_key_back(self, tx: Tx, state: InstanceState) -> None:
         if state.key is None:
             return
-        for assigned in reversed(_assignments(tx, state.workflow, state.key)):
-            if assigned.instance == self.instance:
-                break
-            other = tx.state(assigned.instance)
-            if other is not None and other.status in ACTIVE:
-                raise KeyInUse(state.key, state.workflow, assigned.instance)
+        newer = _newest_of_key(tx, state.workflow, state.key, ACTIVE, behind=self.instance)
+        if newer is not None:
+            raise KeyInUse(state.key, state.workflow, newer.id)
         tx.append(
             key_stream(state.workflow, state.key),
             [e.KeyAssigned(at=tx.now, instance=self.instance, retried=True)],

@@ -184,6 +184,62 @@ def test_get_or_create_finds_what_lies_far_back() -> None:
     on_a_log(test)
 
 
+class Reads:
+    """A transaction that counts the events it is asked to read."""
+
+    def __init__(self, command: Any) -> None:
+        self.command = command
+        self.events = 0
+        self.states: list[str] = []
+
+    def run(self, tx: Tx) -> Any:
+        self.tx = tx
+        return self.command.run(self)
+
+    def history(self, stream: str, after: int = 0) -> list[e.Recorded]:
+        found = self.tx.history(stream, after)
+        self.events += len(found)
+        return found
+
+    def state(self, stream: str) -> Any:
+        self.states.append(stream)
+        return self.tx.state(stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tx, name)
+
+
+def test_a_key_used_often_is_read_from_its_end() -> None:
+    def wanted(*statuses: Status) -> Reads:
+        return Reads(GetOrCreate(Start(id="b", workflow="w", key="k"), frozenset(statuses)))
+
+    async def test(perform: Perform) -> None:
+        for number in range(150):
+            await perform(Start(id=f"a{number}", workflow="w", key="k"))
+            ends = failed() if number else [e.WorkflowCancelled(at=1)]
+            await perform(Append(f"a{number}", *ends))
+        newest = wanted(Status.FAILED)
+        assert (await perform(newest))["id"] == "a149"
+        assert newest.events == 20
+        oldest = wanted(Status.CANCELLED)
+        assert (await perform(oldest))["id"] == "a0"
+        assert oldest.events == 20 + 80 + 150
+        retry = Reads(RetryInstance("a5"))
+        assert (await perform(retry))["new"]
+        # Rows say that no newer one is worth a look.
+        assert len(retry.states) < 15
+        assert (await perform(wanted(*ACTIVE)))["id"] == "a5"
+        await perform(Append("a5", *failed()))
+        nothing = wanted(*ACTIVE)
+        assert (await perform(nothing))["new"]
+        assert nothing.events == 20
+        for refused in ("a148", "a149"):
+            with pytest.raises(KeyInUse, match="instance 'b'"):
+                await perform(RetryInstance(refused))
+
+    on_a_log(test)
+
+
 def test_retry_leaves_the_key_to_a_newer_active_instance() -> None:
     async def test(perform: Perform) -> None:
         await perform(Start(id="a", workflow="w", key="k"))
