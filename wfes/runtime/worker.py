@@ -290,6 +290,7 @@ class Worker:
             _log.error("instance %s of workflow %r cannot begin", id, started.workflow, exc_info=error)
             report = f"this process cannot run it: {type(error).__name__}: {error}"
             self.submit(SetAside(self.worker, id, claim.epoch, report))
+            self._freed()
             return
         self._running[id] = execution
         self._over.discard(id)

@@ -401,6 +401,32 @@ def test_an_execution_that_cannot_start_harms_no_other() -> None:
     run(main)
 
 
+def test_a_stop_does_not_wait_for_an_execution_that_cannot_be_made() -> None:
+    async def main() -> None:
+        async with rig(starts=False) as r:
+
+            def make(*args: Any) -> Any:
+                raise RuntimeError("no way")
+
+            r.worker._execution = make
+            await r.start("bad")
+            begin = r.worker._begin
+            begun = asyncio.Event()
+
+            def held(id: str, history: list[e.Recorded]) -> None:
+                begun.set()
+                r.loop.call_soon(begin, id, history)
+
+            r.worker._begin = held  # type: ignore[method-assign]
+            await r.worker.start()
+            await begun.wait()
+            # It has a place still, and gives it back by failing.
+            async with asyncio.timeout(5):
+                await r.worker.stop(60)
+
+    run(main)
+
+
 def test_an_idle_worker_writes_nothing(tmp_path: Path) -> None:
     async def main() -> None:
         async with rig(f"sqlite:///{tmp_path / 'log.db'}") as r:
