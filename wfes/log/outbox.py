@@ -60,7 +60,7 @@ class Outbox:
         self._thread = threading.get_ident()
 
     def put(self, batch: Batch | None, results: Sequence[tuple[Member, Any, Exception | None]]) -> None:
-        """Adds news and then outcomes. From the writer's thread."""
+        """Adds news and then outcomes. From the writer's thread, or from any once that has ended."""
         items = self._items
         if batch is not None:
             items.append((self._deliver, batch))
@@ -82,7 +82,10 @@ class Outbox:
         if threading.get_ident() == self._thread:
             while self._items:
                 self._tell_one()
-        self._told()
+            self._told()
+            return
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._told)
 
     def _tell(self) -> None:
         until = time.perf_counter() + SLICE_SECONDS

@@ -22,6 +22,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -136,6 +137,7 @@ class Writer:
         self._in_hand = 0
         self._seen = 0
         self._stopping = threading.Event()
+        self._ended = False
         self._broken: Exception | None = None
         self._thread: threading.Thread | None = None
         self._outbox: Outbox | None = None
@@ -163,15 +165,32 @@ class Writer:
         self._stopping.set()
         self._queue.put(None)
         thread.join()
+        self._ended = True
+        self._turn_away()
         self._outbox.finish()
 
     def submit(self, member: Member) -> None:
         """Queues a member. Never blocks; from any thread.
 
         A member with a true attribute ``withdrawable`` (a command somebody waits for) is given back with
-        ``LogUnavailable`` if it could not be recorded within ``command_timeout``; any other waits for ever.
+        ``LogUnavailable`` if it could not be recorded within ``command_timeout``; any other waits for ever. After
+        `stop` every member is.
         """
         self._queue.put(member)
+        if self._ended:
+            self._turn_away()
+
+    def _turn_away(self) -> None:
+        """Gives back what came after the thread's last look into the queue."""
+        assert self._outbox is not None
+        with suppress(queue.Empty):
+            while True:
+                member = self._queue.get_nowait()
+                if member is not None:
+                    self._outbox.put(None, [(member, None, self._stopped())])
+
+    def _stopped(self) -> LogUnavailable:
+        return LogUnavailable(self._log.url, "this engine has stopped writing to it")
 
     @property
     def backlog(self) -> int:
@@ -179,11 +198,17 @@ class Writer:
         return self._queue.qsize() + self._in_hand
 
     async def room(self) -> None:
-        """Waits until the queue is below its bound."""
+        """Waits until the queue is below its bound.
+
+        Raises:
+            LogUnavailable: the writer stops: nothing more is written.
+        """
         while self.backlog >= self._queue_max and not self._stopping.is_set():
             future = asyncio.get_running_loop().create_future()
             self._room.append(future)
             await future
+        if self._stopping.is_set():
+            raise self._stopped()
 
     def _make_room(self) -> None:
         while self._room and (self.backlog < self._queue_max or self._stopping.is_set()):

@@ -61,10 +61,19 @@ class Signature:
 class RowsMember:
     """A member of the writer's queue that runs statements on operational rows."""
 
-    def __init__(self, statements: Statements, future: asyncio.Future[None]) -> None:
-        """Makes the member of statements and their parameters; `future` gets the outcome."""
+    def __init__(
+        self, statements: Statements, future: asyncio.Future[None], *, withdrawable: bool = False
+    ) -> None:
+        """Makes the member of statements and their parameters.
+
+        Args:
+            statements: SQL and parameters.
+            future: gets the outcome.
+            withdrawable: somebody waits for it, and is told after a time that the log is in trouble.
+        """
         self._statements = statements
         self._future = future
+        self.withdrawable = withdrawable
 
     def run(self, tx: Tx) -> None:
         for sql, params in self._statements:
@@ -125,7 +134,8 @@ class Membership:
             The workers that are dead.
 
         Raises:
-            LogUnavailable: this process cannot lock a file beside the database.
+            LogUnavailable: this process cannot lock a file beside the database, or the log could not be written for
+                as long as a command waits.
         """
         worker = self._me.worker
         lookout = None
@@ -135,7 +145,7 @@ class Membership:
             observer = leases.Observer(worker, self._me.machine, self._directory)
             lookout = Lookout(self._log, observer, worker, self._work)
         try:
-            await self._write(self._registration())
+            await self._write(self._registration(), withdrawable=True)
             if lookout is not None and self._directory is not None:
                 sighting = lookout.look()
                 dead = [*sighting.census.dead, *sighting.orphaned]
@@ -196,9 +206,9 @@ class Membership:
         place = (me.machine.host, me.machine.boot, os.getpid())
         return [(leases.INSERT, (me.worker, me.name, *place, self._now(), locked, code))]
 
-    def _write(self, statements: Statements) -> asyncio.Future[None]:
+    def _write(self, statements: Statements, *, withdrawable: bool = False) -> asyncio.Future[None]:
         future: asyncio.Future[None] = self._loop.create_future()
-        self._writer.submit(RowsMember(statements, future))
+        self._writer.submit(RowsMember(statements, future, withdrawable=withdrawable))
         return future
 
     def _write_later(self, statements: Statements) -> None:

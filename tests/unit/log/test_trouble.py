@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -162,6 +163,38 @@ def test_stop_does_not_wait_for_a_log_in_trouble(run: Run, log: FaultyLog, until
     run(test)
 
 
+def test_nobody_waits_for_a_writer_that_has_stopped(run: Run, log: FaultyLog, until: Until) -> None:
+    async def test(bench: Any) -> None:
+        await bench.start("i")
+        log.faults = [Fault.parse("away:1-")]
+        queued = [bench.append("i", progress(str(n))) for n in range(3)]
+        await until(lambda: bench.writer.trouble is not None)
+        loop_thread = threading.get_ident()
+        woken: list[int] = []
+        waiting = [asyncio.ensure_future(bench.writer.room()) for _ in range(4)]
+        await until(lambda: len(bench.writer._room) == 4)
+        make_room = bench.writer._outbox._told
+
+        def told() -> None:
+            woken.append(threading.get_ident())
+            make_room()
+
+        bench.writer._outbox._told = told
+        await asyncio.to_thread(bench.stop)
+        for outcome in await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 10):
+            assert isinstance(outcome, LogUnavailable), outcome
+        assert set(woken) == {loop_thread}, "futures belong to the loop's thread"
+        late = bench.append("i", progress("late"))
+        for future in (*queued, late):
+            with pytest.raises(LogUnavailable):
+                await asyncio.wait_for(future, 10)
+        with pytest.raises(LogUnavailable, match="stopped"):
+            await bench.writer.room()
+
+    run(test, queue_max=2)
+    assert messages(log) == []
+
+
 # ------------------------------------------------------------------------------------------ the kit
 
 
@@ -197,6 +230,7 @@ def test_nothing_fails_unless_it_is_installed(monkeypatch: pytest.MonkeyPatch) -
 
 CHILD = """
 import sys
+import threading
 from wfes.log import faults
 from wfes.log.open import open_log
 
