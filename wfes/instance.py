@@ -161,8 +161,8 @@ class Instance(Generic[Out_co]):
             Wait(wait.kind, wait.name, moment(wait.since), moment(wait.until))
             for wait in self._state.waits.values()
         ]
-        at = moment(self._state.at)
-        waits.extend(Wait("timer", "timer", at, moment(due)) for due in self._state.timers.values())
+        timers = self._state.timers.items()
+        waits.extend(Wait("timer", "timer", moment(due - delay), moment(due)) for (delay, _), due in timers)
         return waits
 
     @property

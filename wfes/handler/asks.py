@@ -227,7 +227,7 @@ class ListenAsk(TimedAsk):
         return e.ListenStarted(at=at, path=self.path, event=self.event, until=self.open_until(at))
 
     def look(self) -> None:
-        received = self.execution.inbox.take(self.event)
+        received = self.execution.inbox.take(self.event, self.until)
         if received is not None:
             self.execution.settle(self, e.ListenEnded, {"received": received})
 
@@ -405,7 +405,9 @@ class ChildAsk(TargetAsk):
         if ended.status == Status.COMPLETED:
             return self.execution.host.values.open(ended.output, self.output_type)
         error = None if ended.error is None else ErrorInfo.from_json(ended.error)
-        failure = errors.ChildWorkflowError(ended.status, ended.instance, error, workflow=self.workflow)
+        failure = errors.ChildWorkflowError(
+            Status(ended.status), ended.instance, error, workflow=self.workflow
+        )
         failure.wait_path = self.path  # type: ignore[attr-defined]
         raise failure
 

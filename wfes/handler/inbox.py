@@ -52,10 +52,10 @@ class Inbox:
         """Notes, before it is taken in, that this event was consumed in a void part of the history: nobody else's."""
         self._reserved.add(version)
 
-    def take(self, name: str) -> int | None:
-        """Consumes the oldest unconsumed event of this name; its version."""
+    def take(self, name: str, until: int | None = None) -> int | None:
+        """Consumes the oldest unconsumed event of this name that came by ``until``; its version."""
         for version, other in self._unconsumed.items():
-            if other == name:
+            if other == name and (until is None or self._events[version].at <= until):
                 del self._unconsumed[version]
                 return version
         return None

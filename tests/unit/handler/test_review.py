@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -146,5 +147,54 @@ def test_commands_that_meet_a_hold_leave_no_instance_behind(tmp_path: Path) -> N
                     return
                 await asyncio.sleep(0.002)
         raise AssertionError(f"{len(paused)} of {len(handles)} are paused")
+
+    asyncio.run(main())
+
+
+@workflow
+async def listening(step: Step) -> str:
+    try:
+        return str(await step.listen("late", timeout="200ms"))
+    except TimeoutError:
+        return "timed out"
+
+
+def test_what_comes_after_a_listen_has_expired_is_late_whether_or_not_a_worker_ran(tmp_path: Path) -> None:
+    async def main() -> None:
+        url = f"sqlite:///{tmp_path}/a.db"
+        async with Engine(url, workflows=[listening]):
+            run = await listening.start()
+            while (await run.refresh()).status is not Status.LISTENING:
+                await asyncio.sleep(0.005)
+        async with Engine(url, workflows=[listening], worker=False) as engine:
+            handle = await engine.get(run.id)
+            (wait,) = handle.waiting_for
+            assert wait.until is not None
+            while datetime.now(UTC) <= wait.until:
+                await asyncio.sleep(0.02)
+            await handle.send("late", "too late")
+        async with Engine(url, workflows=[listening]) as engine:
+            assert await (await engine.get(run.id)).result(timeout=20) == "timed out"
+
+    asyncio.run(main())
+
+
+@workflow
+async def dozing(step: Step) -> None:
+    await step("a", small)
+    await asyncio.sleep(3600)
+
+
+def test_a_timer_is_waited_for_since_it_was_made() -> None:
+    async def main() -> None:
+        async with Engine("sqlite://", workflows=[dozing]):
+            run = await dozing.start()
+            while not (await run.refresh()).waiting_for:
+                await asyncio.sleep(0.02)
+            await run.send("noise")
+            (wait,) = (await run.refresh()).waiting_for
+            assert wait.kind == "timer"
+            assert wait.until is not None
+            assert wait.until - wait.since == timedelta(hours=1)
 
     asyncio.run(main())
