@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from wfes.actor import acting_as
 from wfes.core.retry import Retry
-from wfes.core.state import Outcome, Status, Wait
+from wfes.core.state import ACTIVE, TERMINAL, Outcome, Status, Wait
 from wfes.engine import Engine
 from wfes.errors import (
     ChildWorkflowError,
@@ -49,6 +49,8 @@ from wfes.views import DataRequest, InstanceRow, Page, RecordedEvent
 from wfes.workflow import Concurrency, Event, Request, Schedule, Workflow, workflow
 
 __all__ = [
+    "ACTIVE",
+    "TERMINAL",
     "ChildWorkflowError",
     "Concurrency",
     "DataRequest",

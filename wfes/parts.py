@@ -175,10 +175,10 @@ class Parts:
             try:
                 if self._writer is not None:
                     await asyncio.to_thread(self._writer.stop)
+            finally:
                 for waiting in (self._ends, self._positions):
                     if waiting is not None:
                         waiting.close()
-            finally:
                 self.phase = "closed"
                 await asyncio.to_thread(self._log.close)
 
