@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable, Coroutine
+import tempfile
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from pydantic import BaseModel
 import wfes
 from wfes import Engine, Instance, Request, Step, workflow
 from wfes.core import events as e
+
+NOBODY = 65534
 
 
 class Order(BaseModel):
@@ -496,23 +499,39 @@ def test_an_event_of_a_newer_version(tmp_path: Path) -> None:
         asyncio.run(main())
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write to read-only files")
-def test_a_read_only_file(tmp_path: Path) -> None:
-    opened(tmp_path)
-    (tmp_path / "log.db").chmod(0o444)
+@pytest.fixture
+def unprivileged() -> Generator[Path]:
+    """A folder of a user who may not write to what is read-only; as root, somebody else's for the time being."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        opened(folder)  # everything is imported while the interpreter's own files can be read
+        if os.geteuid() != 0:
+            yield folder
+            return
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, NOBODY, NOBODY)
+        os.setegid(NOBODY)
+        os.seteuid(NOBODY)
+        try:
+            yield folder
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
+
+
+def test_a_read_only_file(unprivileged: Path) -> None:
+    (unprivileged / "log.db").chmod(0o444)
     with pytest.raises(wfes.LogUnavailable, match="read-only"):
-        opened(tmp_path)
+        opened(unprivileged)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write to read-only folders")
-def test_a_read_only_folder(tmp_path: Path) -> None:
-    opened(tmp_path)
-    tmp_path.chmod(0o555)
+def test_a_read_only_folder(unprivileged: Path) -> None:
+    unprivileged.chmod(0o555)
     try:
         with pytest.raises(wfes.LogUnavailable, match="read-only"):
-            opened(tmp_path)
+            opened(unprivileged)
     finally:
-        tmp_path.chmod(0o755)
+        unprivileged.chmod(0o755)
 
 
 def test_aware_moments_in_other_zones_are_the_same_moments(tmp_path: Path) -> None:
