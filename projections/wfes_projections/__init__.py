@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wfes.subscription.projection import StateProjection
+from wfes.subscription.state import StateProjection
 from wfes_projections.instances import Instances
 from wfes_projections.listeners import Listeners
 from wfes_projections.requests import Requests

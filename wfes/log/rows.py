@@ -14,7 +14,7 @@ from wfes.core import events as e
 from wfes.core.state import InstanceState
 
 if TYPE_CHECKING:
-    from wfes.subscription.projection import DefinitionProjection, StateProjection
+    from wfes.subscription.state import DefinitionProjection, StateProjection
 
 Row = tuple[Any, ...]
 QUIET: frozenset[type[e.Event]] = frozenset(

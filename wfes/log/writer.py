@@ -39,7 +39,7 @@ from wfes.log.rows import InlineRows
 from wfes.log.transaction import Reaction, Transaction
 
 if TYPE_CHECKING:
-    from wfes.subscription.projection import StateProjection
+    from wfes.subscription.state import StateProjection
 
 __all__ = ["Batch", "Reaction", "Writer"]
 

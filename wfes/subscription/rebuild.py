@@ -17,7 +17,7 @@ from wfes.errors import UnknownEvent
 from wfes.log.application import decode
 from wfes.log.port import Log
 from wfes.log.rows import OWN, InlineRows, Target
-from wfes.subscription.projection import StateProjection
+from wfes.subscription.state import StateProjection
 
 _CREATE_VERSIONS = """CREATE TABLE IF NOT EXISTS wfes_projections (
     name TEXT PRIMARY KEY NOT NULL,
