@@ -44,6 +44,11 @@ from wfes.errors import (
 )
 from wfes.handler.step import Step
 from wfes.instance import Instance
+from wfes.subscription.buffer import Rows
+from wfes.subscription.event import ProjectionEvent
+from wfes.subscription.projection import Projection, on, query
+from wfes.subscription.reader import Reader
+from wfes.subscription.table import Row
 from wfes.version import __version__
 from wfes.views import DataRequest, InstanceRow, Page, RecordedEvent
 from wfes.workflow import Concurrency, Event, Request, Schedule, Workflow, workflow
@@ -73,11 +78,16 @@ __all__ = [
     "OutsideHandler",
     "Page",
     "PayloadTooLarge",
+    "Projection",
+    "ProjectionEvent",
+    "Reader",
     "RecordedEvent",
     "RedactionUnavailable",
     "Request",
     "RequestNotPending",
     "Retry",
+    "Row",
+    "Rows",
     "Schedule",
     "StateReadOnly",
     "Status",
@@ -100,5 +110,7 @@ __all__ = [
     "WrongWorkflow",
     "__version__",
     "acting_as",
+    "on",
+    "query",
     "workflow",
 ]
