@@ -171,6 +171,30 @@ def test_rows_beside_the_log(log: Log) -> None:
     assert isinstance(rows[0], tuple)
 
 
+def test_a_snapshot_shows_one_moment(log: Log) -> None:
+    fill(log)
+    with log.snapshot() as snapshot:
+        assert snapshot.position == 5
+        assert snapshot.query("SELECT count(*) FROM wfes_test") == [(0,)]
+
+        def write() -> None:
+            transaction = log.begin()
+            transaction.executemany("INSERT INTO wfes_test VALUES (?, ?)", [("x", 1)])
+            transaction.insert([row(6, "a", 4)])
+            transaction.commit()
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        if not isinstance(log, MemoryLog):  # there a writer waits for the snapshot's end
+            writer.join(10)
+            assert log.max_notification_id() == 6
+        assert snapshot.query("SELECT id FROM wfes_test WHERE number = :number", {"number": 1}) == []
+        assert snapshot.position == 5
+    writer.join(10)
+    with log.snapshot() as snapshot:
+        assert (snapshot.query("SELECT id FROM wfes_test"), snapshot.position) == ([("x",)], 6)
+
+
 def test_a_row_taken_is_an_integrity_error(log: Log) -> None:
     transaction = log.begin()
     with pytest.raises(IntegrityError):

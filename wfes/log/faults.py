@@ -28,7 +28,7 @@ import os
 import signal
 import time
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,7 @@ from eventsourcing.persistence import Notification
 
 from wfes.errors import LogUnavailable
 from wfes.log.open import wrapping
-from wfes.log.port import Log, Row, StoredRow, WriteTransaction
+from wfes.log.port import Log, Row, Snapshot, StoredRow, WriteTransaction
 
 VARIABLE = "WFES_FAULT"
 _KINDS = ("kill", "fail", "lost", "full", "away", "slow")
@@ -235,6 +235,9 @@ class FaultyLog:
 
     def read_at(self, sql: str, params: Sequence[object] = ()) -> tuple[list[Row], int]:
         return self.inner.read_at(sql, params)
+
+    def snapshot(self) -> AbstractContextManager[Snapshot]:
+        return self.inner.snapshot()
 
     def get_blob(self, sha256: str) -> bytes | None:
         return self.inner.get_blob(sha256)

@@ -7,7 +7,8 @@ never see half of one.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from eventsourcing.persistence import IntegrityError, Notification, StoredEvent
@@ -85,6 +86,17 @@ class MemoryWrite:
     def _end(self) -> None:
         self._open = False
         self._log.release()
+
+
+class MemorySnapshot:
+    """The port's Snapshot; the log's lock is held around it."""
+
+    def __init__(self, log: MemoryLog) -> None:
+        self._log = log
+        self.position = log.max_notification_id()
+
+    def query(self, sql: str, params: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
+        return self._log.read(sql, params)
 
 
 class MemoryLog(POPOApplicationRecorder):
@@ -195,6 +207,11 @@ class MemoryLog(POPOApplicationRecorder):
     def read_at(self, sql: str, params: Sequence[object] = ()) -> tuple[list[Row], int]:
         with self._database_lock:
             return self.read(sql, params), self.max_notification_id()
+
+    @contextmanager
+    def snapshot(self) -> Generator[MemorySnapshot]:
+        with self._database_lock:
+            yield MemorySnapshot(self)
 
     def get_blob(self, sha256: str) -> bytes | None:
         with self._database_lock:

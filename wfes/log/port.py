@@ -7,6 +7,7 @@ policy: it knows bytes, places and rows, not what an event means.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
 from eventsourcing.persistence import Notification
@@ -17,6 +18,19 @@ from wfes.core.state import InstanceState
 Row = tuple[Any, ...]
 StoredRow = tuple[int, str, int, str, bytes]
 """A stored event with its place: position, stream, version, topic, state."""
+
+
+class Snapshot(Protocol):
+    """Reads that all see one and the same moment of the log and the rows beside it. Used by one thread."""
+
+    @property
+    def position(self) -> int:
+        """The newest position at that moment, 0 in an empty log."""
+        ...
+
+    def query(self, sql: str, params: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
+        """Runs one query on the rows beside the log."""
+        ...
 
 
 class WriteTransaction(Protocol):
@@ -137,6 +151,10 @@ class Log(Protocol):
 
     def read_at(self, sql: str, params: Sequence[object] = ()) -> tuple[list[Row], int]:
         """As ``read``, with the newest position of the very same snapshot."""
+        ...
+
+    def snapshot(self) -> AbstractContextManager[Snapshot]:
+        """One moment for several reads; to be left soon, for it holds a connection."""
         ...
 
     def get_blob(self, sha256: str) -> bytes | None:

@@ -139,6 +139,19 @@ class SQLiteWrite:
                 self._execute("ROLLBACK")
 
 
+class SQLiteSnapshot:
+    """The port's Snapshot in one read transaction."""
+
+    def __init__(self, cursor: sqlite3.Cursor) -> None:
+        self._cursor = cursor
+        # The first read is what fixes the moment.
+        self.position = _head(cursor)
+
+    def query(self, sql: str, params: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
+        self._cursor.execute(sql, params)
+        return self._cursor.fetchall()
+
+
 class SQLiteLog(SQLiteApplicationRecorder):
     """A log in one SQLite file.
 
@@ -371,6 +384,11 @@ class SQLiteLog(SQLiteApplicationRecorder):
         with self._snapshot() as cursor:
             cursor.execute(sql, params)
             return cursor.fetchall(), _head(cursor)
+
+    @contextmanager
+    def snapshot(self) -> Generator[SQLiteSnapshot]:
+        with self._snapshot() as cursor:
+            yield SQLiteSnapshot(cursor)
 
     def get_blob(self, sha256: str) -> bytes | None:
         found = self.read(statement("sqlite", "get_blob"), (sha256,))
