@@ -166,6 +166,8 @@ def _retry(state: InstanceState, command: Retry, now: int) -> Decision:
         if state.ended is None:
             return []
         return errors.InstanceEnded(state.id, state.status, "retry")
+    if state.archived is not None:
+        return errors.InstanceEnded(state.id, state.status, "retry of what is archived")
     path = state.failed_path
     void_from = state.end_version
     if path is not None and path in state.last_failures:

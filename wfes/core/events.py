@@ -222,6 +222,35 @@ class StateChanged(Owned):
     changes: Json
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryArchived(Command):
+    """The events 1 to ``versions`` of an ended instance left the log for an archive; this one stands in their place.
+
+    Its own ``prev`` is the digest of the last of them, so the chain goes on, and its version is the next one, so that
+    neither the instance's id nor a version is ever used again. They are in the archive's ``file``, in the block of
+    ``length`` bytes at ``offset``; ``digest`` is the last one's, in hex; ``first`` and ``last`` are the positions they
+    had in the log. The rest is what a row of the instance needs where the archive cannot be read.
+    """
+
+    workflow: str
+    status: str
+    versions: int
+    digest: str
+    file: str
+    offset: int
+    length: int
+    first: int
+    last: int
+    created: int
+    ended: int
+    key: str | None = None
+    generation: int = 0
+    parent: str | None = None
+    conversation: str | None = None
+    trigger: Json = None
+    tags: tuple[str, ...] = ()
+
+
 # --------------------------------------------------------------------------------------------------- steps
 
 
@@ -452,7 +481,8 @@ class EventPublished(Command):
 class WorkflowDefined(Event):
     """On a workflow's stream: an engine with a new definition of it was opened.
 
-    ``on``: names of the published events that start it.
+    ``on``: names of the published events that start it. ``retention``: microseconds that an ended instance's history
+    stays in the log before it is archived.
     """
 
     workflow: str
@@ -460,6 +490,7 @@ class WorkflowDefined(Event):
     version: str | None = None
     digest: str = ""
     deadline: int | None = None
+    retention: int | None = None
 
 
 def _catalogue() -> dict[str, type[Event]]:

@@ -306,6 +306,25 @@ def _fired(state: InstanceState, event: e.TimerFired, version: int) -> None:
     state.timers.pop((event.delay, event.number), None)
 
 
+def _archived(state: InstanceState, event: e.HistoryArchived, version: int) -> None:
+    state.archived = event.file, event.offset
+    state.archived_span = event.first, event.last
+    if state.ended is not None:
+        return
+    state.hollow = True
+    state.workflow = event.workflow
+    state.key = event.key
+    state.generation = event.generation
+    state.parent = event.parent
+    state.conversation = event.conversation
+    state.trigger = event.trigger
+    state.tags = event.tags
+    state.created_at = event.created
+    state.ended = state.status = Status(event.status)
+    state.status_since = event.ended
+    state.end_version = event.versions
+
+
 def _nothing(state: InstanceState, event: e.Event, version: int) -> None:
     """The event says nothing about the instance's state."""
 
@@ -325,6 +344,7 @@ APPLIERS: dict[type[e.Event], _Applier] = {
     e.WorkflowPaused: _paused,
     e.WorkflowResumed: _resumed,
     e.WorkflowRetried: _retried,
+    e.HistoryArchived: _archived,
     e.StateChanged: _state_changed,
     e.StepStarted: _step_started,
     e.StepAttemptFailed: _attempt_failed,

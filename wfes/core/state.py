@@ -213,6 +213,13 @@ class InstanceState:
     fields: dict[str, Json] = field(default_factory=dict[str, Json])
     """The handler's recorded state."""
     progress: Progress | None = None
+    # retention
+    archived: tuple[str, int] | None = None
+    """Where its events are, once they left the log: the archive's file, and the offset of their block in it."""
+    archived_span: tuple[int, int] = (0, 0)
+    """The positions that the first and the last of them had in the log."""
+    hollow: bool = False
+    """The archive could not be read: what is known is what stands in the log in its place."""
 
     @property
     def is_over(self) -> bool:
