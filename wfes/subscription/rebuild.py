@@ -17,15 +17,8 @@ from wfes.errors import UnknownEvent
 from wfes.log.application import decode
 from wfes.log.port import Log
 from wfes.log.rows import OWN, InlineRows, Target
+from wfes.subscription import registry
 from wfes.subscription.state import StateProjection
-
-_CREATE_VERSIONS = """CREATE TABLE IF NOT EXISTS wfes_projections (
-    name TEXT PRIMARY KEY NOT NULL,
-    version INTEGER NOT NULL
-)"""
-_GET_VERSIONS = "SELECT name, version FROM wfes_projections"
-_SET_VERSION = """INSERT INTO wfes_projections (name, version) VALUES (?, ?)
-    ON CONFLICT (name) DO UPDATE SET version = excluded.version"""
 
 _PAGE = 5_000
 
@@ -46,14 +39,14 @@ def bring_up(log: Log, projections: Sequence[StateProjection]) -> list[str]:
         raise UnknownEvent(topic)
     target = log.begin()
     try:
-        target.query(_CREATE_VERSIONS)
-        found: dict[str, int] = {row[0]: row[1] for row in target.query(_GET_VERSIONS)}
+        target.query(registry.CREATE)
+        found = {entry.name: entry.version for entry in registry.entries(target.query)}
         stale = [given for given in projections if found.get(given.name) != given.version]
         for projection in stale:
             target.query(f'DROP TABLE IF EXISTS "{projection.name}"')
             for sql in projection.create:
                 target.query(sql)
-            target.query(_SET_VERSION, (projection.name, projection.version))
+            registry.put(target.query, registry.Entry(projection.name, projection.version))
         if stale:
             # Nobody else can append while the write lock is held, so what readers see is everything.
             fill(target, stale, _everything(log))
