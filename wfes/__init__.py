@@ -10,6 +10,7 @@ from wfes.core.retry import Retry
 from wfes.core.state import ACTIVE, TERMINAL, Outcome, Status, Wait
 from wfes.engine import Engine
 from wfes.errors import (
+    ArchiveUnavailable,
     ChildWorkflowError,
     DuplicateWorkflow,
     EngineNotOpen,
@@ -56,6 +57,7 @@ from wfes.workflow import Concurrency, Event, Request, Schedule, Workflow, workf
 __all__ = [
     "ACTIVE",
     "TERMINAL",
+    "ArchiveUnavailable",
     "ChildWorkflowError",
     "Concurrency",
     "DataRequest",

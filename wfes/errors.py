@@ -377,6 +377,26 @@ class LogUnavailable(WfesError):
         return f"the log {self.url} is unavailable: {self.reason}"
 
 
+class ArchiveUnavailable(WfesError, LookupError):
+    """An archived history cannot be read or written.
+
+    Attributes:
+        place: The archive's file or folder.
+        reason: Why not.
+        instance: The instance whose history is wanted, where it is one's.
+    """
+
+    def __init__(self, place: str, reason: str, instance: str | None = None) -> None:
+        super().__init__()
+        self.place = place
+        self.reason = reason
+        self.instance = instance
+
+    def __str__(self) -> str:
+        owner = "" if self.instance is None else f" with the history of instance {self.instance!r}"
+        return f"the archive {self.place}{owner} is unavailable: {self.reason}"
+
+
 # -- Errors seen in handlers -----------------------------------------------------------------------
 
 

@@ -343,3 +343,44 @@ def test_two_writers_take_turns(file_log: Log) -> None:
         second[0].rollback()
     finally:
         other.close()
+
+
+def test_a_deleted_history_leaves_its_versions_and_positions_unused(log: Log) -> None:
+    fill(log)
+    write = log.begin()
+    write.delete_history("a", 2)
+    assert places(write.history("a")) == [(4, "a", 3)]
+    last = write.last("a")
+    assert last is not None
+    assert last.originator_version == 3
+    write.commit()
+    assert places(log.select_events("a")) == [(4, "a", 3)]
+    assert places(log.select_events("a", desc=True, limit=5)) == [(4, "a", 3)]
+    assert places(log.select_events("a", gt=1)) == [(4, "a", 3)]
+    assert places(log.select_events("a", lte=2)) == []
+    assert places(log.select_events("b")) == [(2, "b", 1), (5, "b", 2)]
+    assert [found.id for found in log.select_notifications(None, 10)] == [2, 4, 5]
+    assert [found.id for found in log.select_notifications(2, 1, inclusive_of_start=False)] == [4]
+    assert log.max_notification_id() == 5
+    append(log, row(6, "a", 4))
+    assert places(log.select_events("a")) == [(4, "a", 3), (6, "a", 4)]
+    transaction = log.begin()
+    with pytest.raises(IntegrityError):
+        transaction.insert([row(7, "a", 3)])
+    transaction.rollback()
+
+
+def test_the_deletion_of_a_history_is_undone_with_its_transaction(log: Log) -> None:
+    fill(log)
+    transaction = log.begin()
+    transaction.delete_history("a", 2)
+    transaction.rollback()
+    assert places(log.select_events("a")) == [(1, "a", 1), (3, "a", 2), (4, "a", 3)]
+
+
+def test_a_log_remembers_the_topics_of_what_was_deleted(log: Log) -> None:
+    append(log, row(1, "a", 1, topic="U"), row(2, "a", 2, topic="T"))
+    transaction = log.begin()
+    transaction.delete_history("a", 1)
+    transaction.commit()
+    assert log.topics() == {"T", "U"}

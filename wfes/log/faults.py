@@ -116,6 +116,9 @@ class FaultyWrite:
             raise self._log.error("no space is left on the disk (injected)")
         self._write.insert(rows)
 
+    def delete_history(self, stream: str, upto: int) -> None:
+        self._write.delete_history(stream, upto)
+
     def query(self, sql: str, params: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
         return self._write.query(sql, params)
 
@@ -162,6 +165,7 @@ class FaultyLog:
     def __init__(self, inner: Log, *faults: Fault | str) -> None:
         self.inner = inner
         self.url = inner.url
+        self.archive = inner.archive
         self.commits = 0
         self.faults = [Fault.parse(given) if isinstance(given, str) else given for given in faults]
 

@@ -16,6 +16,7 @@ from eventsourcing.popo import POPOApplicationRecorder
 
 from wfes.errors import LogUnavailable
 from wfes.log.application import chained
+from wfes.log.archive import MemoryArchive
 from wfes.log.port import Row, StoredRow
 
 
@@ -27,6 +28,7 @@ class MemoryWrite:
         self._connection = connection
         self._rows: list[StoredRow] = []
         self._blobs: dict[str, bytes] = {}
+        self._deleted: list[tuple[str, int]] = []
         self._open = True
         self.head = log.max_notification_id()
 
@@ -35,7 +37,8 @@ class MemoryWrite:
         return [*stored, *(_notification(row) for row in self._rows if row[0] > after)]
 
     def history(self, stream: str, after: int = 0) -> Sequence[Notification]:
-        stored = self._log.select_events(stream, gt=after)
+        deleted = max((upto for name, upto in self._deleted if name == stream), default=0)
+        stored = self._log.select_events(stream, gt=max(after, deleted))
         mine = [_notification(row) for row in self._rows if row[1] == stream and row[2] > after]
         return sorted((*stored, *mine), key=lambda found: found.originator_version)
 
@@ -56,6 +59,9 @@ class MemoryWrite:
             self._rows.append(row)
             self.head = row[0]
 
+    def delete_history(self, stream: str, upto: int) -> None:
+        self._deleted.append((stream, upto))
+
     def query(self, sql: str, params: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
         try:
             return self._connection.execute(sql, params).fetchall()
@@ -75,6 +81,8 @@ class MemoryWrite:
         if not self._open:
             raise LogUnavailable(self._log.url, "this transaction is over")
         self._log.keep([_stored(row) for row in self._rows], self._blobs)
+        for stream, upto in self._deleted:
+            self._log.drop(stream, upto)
         self._connection.execute("COMMIT")
         self._end()
 
@@ -105,6 +113,8 @@ class MemoryLog(POPOApplicationRecorder):
     def __init__(self, url: str = "sqlite://") -> None:
         super().__init__()
         self.url = url
+        self.archive = MemoryArchive()
+        self._topics: set[str] = set()
         self._connection: sqlite3.Connection | None = None
         self._blobs: dict[str, bytes] = {}
         self._known = 0
@@ -153,6 +163,13 @@ class MemoryLog(POPOApplicationRecorder):
         """Takes a transaction's events and blobs in."""
         super().insert_events(events)
         self._blobs.update(blobs)
+        self._topics.update(stored.topic for stored in events)
+
+    def drop(self, stream: str, upto: int) -> None:
+        """Removes a stream's events up to this version; their places stay taken."""
+        index = self._stored_events_index[stream]
+        for version in [version for version in index if version <= upto]:
+            self._stored_events[index.pop(version)] = _GONE
 
     def changed(self) -> bool:
         found = self.max_notification_id()
@@ -183,8 +200,10 @@ class MemoryLog(POPOApplicationRecorder):
     ) -> Sequence[Notification]:
         with self._database_lock:
             index = self._stored_events_index.get(originator_id, {})
-            first = max(1, 1 if gt is None else gt + 1)
-            last = len(index) if lte is None else min(lte, len(index))
+            oldest = next(iter(index), 1)
+            newest = oldest + len(index) - 1
+            first = oldest if gt is None else max(oldest, gt + 1)
+            last = newest if lte is None else min(lte, newest)
             wanted = range(first, last + 1)
             if desc:
                 wanted = wanted[::-1]
@@ -193,12 +212,34 @@ class MemoryLog(POPOApplicationRecorder):
             places = [index[version] for version in wanted]
             return [_placed(self._stored_events[place], place + 1) for place in places]
 
+    def select_notifications(
+        self,
+        start: int | None,
+        limit: int,
+        stop: int | None = None,
+        topics: Sequence[str] = (),
+        *,
+        inclusive_of_start: bool = True,
+    ) -> Sequence[Notification]:
+        with self._database_lock:
+            first = 1 if start is None else max(1, start + (not inclusive_of_start))
+            last = len(self._stored_events) if stop is None else min(stop, len(self._stored_events))
+            found: list[Notification] = []
+            for position in range(first, last + 1):
+                stored = self._stored_events[position - 1]
+                if stored is _GONE or (topics and stored.topic not in topics):
+                    continue
+                found.append(_placed(stored, position))
+                if len(found) == limit:
+                    break
+            return found
+
     def max_notification_id(self) -> int:
         return super().max_notification_id() or 0
 
     def topics(self) -> set[str]:
         with self._database_lock:
-            return {stored.topic for stored in self._stored_events}
+            return set(self._topics)
 
     def read(self, sql: str, params: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
         with self._database_lock:
@@ -216,6 +257,10 @@ class MemoryLog(POPOApplicationRecorder):
     def get_blob(self, sha256: str) -> bytes | None:
         with self._database_lock:
             return self._blobs.get(sha256)
+
+
+_GONE = StoredEvent("", 0, "", b"")
+"""Stands where an event was that has left the log."""
 
 
 def _notification(row: StoredRow) -> Notification:

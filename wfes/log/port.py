@@ -14,6 +14,7 @@ from eventsourcing.persistence import Notification
 
 from wfes.core.events import Event, Recorded
 from wfes.core.state import InstanceState
+from wfes.log.archive import Archive
 
 Row = tuple[Any, ...]
 StoredRow = tuple[int, str, int, str, bytes]
@@ -63,6 +64,13 @@ class WriteTransaction(Protocol):
         """
         ...
 
+    def delete_history(self, stream: str, upto: int) -> None:
+        """Removes the events of a stream up to this version; their positions are not used again.
+
+        Only for what is archived: an event behind them must keep the stream from ever being empty.
+        """
+        ...
+
     def query(self, sql: str, params: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
         """Runs one statement on the rows beside the log, in this transaction."""
         ...
@@ -89,9 +97,14 @@ class Log(Protocol):
     """One append-only log and the rows beside it.
 
     Writing is for one thread at a time (the writer's); reading is for any thread.
+
+    Attributes:
+        url: its URL.
+        archive: where histories that left the log are.
     """
 
     url: str
+    archive: Archive
 
     def open(self, statements: Sequence[str]) -> None:
         """Opens the database, creates or upgrades its schema and runs the projections' ``CREATE … IF NOT EXISTS``.
@@ -189,7 +202,15 @@ class Tx(Protocol):
         ...
 
     def history(self, stream: str, after: int = 0) -> list[Recorded]:
-        """A stream's events with a version above ``after``, this transaction's own appends included."""
+        """A stream's events with a version above ``after``, this transaction's own appends included.
+
+        Only those that stand in the log: an archived instance has none but the one that says so.
+        """
+        ...
+
+    def delete_history(self, stream: str, upto: int) -> None:
+        """Removes the events of an instance up to this version, which are archived; what says so is appended by this
+        very transaction."""
         ...
 
     def query(self, sql: str, params: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:

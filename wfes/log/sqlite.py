@@ -36,6 +36,7 @@ from eventsourcing.sqlite import (
 
 from wfes.errors import LogUnavailable
 from wfes.log.application import chained
+from wfes.log.archive import FileArchive
 from wfes.log.port import Row, StoredRow
 from wfes.log.sqlite_errors import check_path, unavailable
 from wfes.log.statements import schema, statement
@@ -116,6 +117,10 @@ class SQLiteWrite:
         if rows:
             self.head = rows[-1][0]
 
+    def delete_history(self, stream: str, upto: int) -> None:
+        with self._errors():
+            self._execute(statement("sqlite", "delete_history"), (stream, upto))
+
     def query(self, sql: str, params: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
         with self._errors():
             return self._execute(sql, params).fetchall()
@@ -163,6 +168,7 @@ class SQLiteLog(SQLiteApplicationRecorder):
     def __init__(self, path: str | Path, url: str | None = None) -> None:
         self.path = Path(path).absolute()
         self.url = url or f"sqlite:///{self.path}"
+        self.archive = FileArchive(self.path.with_name(f"{self.path.name}.archive"))
         self._name = f"file:{quote(str(self.path))}"
         super().__init__(_Datastore(self._name), "wfes_events")
         self._writing: sqlite3.Connection | None = None

@@ -106,6 +106,11 @@ class Transaction:
         self.flush_events()
         return [decode(stored) for stored in self._write.history(stream, after)]
 
+    def delete_history(self, stream: str, upto: int) -> None:
+        self.flush_events()
+        self.appended += 1
+        self._write.delete_history(stream, upto)
+
     def query(self, sql: str, params: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
         self.flush()
         self.appended += not _reads(sql)

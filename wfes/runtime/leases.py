@@ -20,7 +20,6 @@ import contextlib
 import os
 import platform
 import secrets
-import sys
 import time
 import uuid
 import weakref
@@ -31,6 +30,7 @@ from urllib.parse import unquote
 
 from wfes.core.durations import SECOND
 from wfes.errors import LogUnavailable
+from wfes.log.filelock import lock as _lock
 
 LEASE_MICROS = 30 * SECOND
 """How long a heartbeat may stay unchanged before its worker is taken for dead."""
@@ -191,31 +191,6 @@ def lock_is_free(path: Path) -> bool | None:
         return _lock(fd, exclusive=False)
     finally:
         os.close(fd)
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(fd: int, *, exclusive: bool) -> bool:
-        """Locks the open file without waiting; False if somebody else holds it. Freed when it is closed."""
-        try:
-            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        if not exclusive:
-            msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
-        return True
-
-else:
-    import fcntl
-
-    def _lock(fd: int, *, exclusive: bool) -> bool:
-        """Locks the open file without waiting; False if somebody else holds it. Freed when it is closed."""
-        try:
-            fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
 
 
 def lock_directory(url: str) -> Path | None:

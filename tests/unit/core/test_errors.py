@@ -72,6 +72,11 @@ SAMPLES: list[tuple[BaseException, type[BaseException] | None, str]] = [
         r"postgresql://u:\*\*\*@h/db.*refused",
     ),
     (
+        errors.ArchiveUnavailable("x.archive/d.gz", "no file", "i"),
+        LookupError,
+        "x.archive/d.gz.*'i'.*no file",
+    ),
+    (
         errors.StepError("a/b", attempts=3, error=INFO),
         None,
         "'a/b' failed after 3 attempts: .*Declined: card",
