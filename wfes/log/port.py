@@ -217,6 +217,10 @@ class Tx(Protocol):
         """Reads rows of inline projections, which reflect this transaction's own appends."""
         ...
 
+    def executemany(self, sql: str, params: Sequence[Sequence[object]]) -> None:
+        """Runs one statement for many rows beside the log, in this transaction."""
+        ...
+
     def put_blob(self, sha256: str, content: bytes) -> None:
         """Stores a large value with this commit."""
         ...

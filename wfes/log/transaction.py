@@ -116,6 +116,11 @@ class Transaction:
         self.appended += not _reads(sql)
         return self._write.query(sql, params)
 
+    def executemany(self, sql: str, params: Sequence[Sequence[object]]) -> None:
+        self.flush()
+        self.appended += 1
+        self._write.executemany(sql, params)
+
     def put_blob(self, sha256: str, content: bytes) -> None:
         self.appended += 1
         self._write.put_blob(sha256, content)
