@@ -1,7 +1,8 @@
 """Lists of instances and of open requests, page by page, from the inline projections' rows.
 
-A page reflects one position of the log and says which. A cursor is opaque: it names the last item of the page before
-and the query it belongs to, so that it stays right while rows come and go and cannot be used with other filters.
+A page reflects one position of the log and says which; its items and its total are read in one snapshot. A cursor is
+opaque: it names the place up to which the page before has everything, and the query it belongs to, so that it stays
+right while rows come and go and cannot be used with other filters.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Any, cast
+from functools import partial
+from typing import Any, Literal, TypeVar, cast
 
 import orjson
 
@@ -19,11 +21,17 @@ from wfes.calls import checked_statuses, checked_tags
 from wfes.core.state import Status
 from wfes.definition import Workflow
 from wfes.instance import Instance
-from wfes.log.port import Log, Row
+from wfes.log.port import Log, Snapshot
 from wfes.validation import is_a, shown
-from wfes.views import DataRequest, InstanceRow, Page, micros_of, moment
+from wfes.views import DataRequest, InstanceCounts, InstanceRow, Page, micros_of, moment
+
+T = TypeVar("T")
 
 LIMIT_MAX = 1_000
+Total = Literal["estimate", "exact"]
+"""How a list's total is found: `"exact"` counts, however long that takes."""
+
+_MOMENT_BITS = 63
 
 # The projections are imported inside the methods: they import the packages below the engine, so a program that
 # imports them first would meet itself half loaded.
@@ -35,8 +43,26 @@ class Lists:
     def __init__(self, log: Log) -> None:
         self._log = log
 
-    async def _read(self, query: tuple[str, Sequence[object]]) -> tuple[list[Row], int]:
-        return await asyncio.to_thread(self._log.read_at, *query)
+    async def _read(self, read: Callable[[Snapshot], T]) -> T:
+        def run() -> T:
+            with self._log.snapshot() as snapshot:
+                return read(snapshot)
+
+        return await asyncio.to_thread(run)
+
+    async def counts(self, workflow: Workflow[Any, Any] | str | None) -> InstanceCounts:
+        """Counts, as `Engine.counts` documents them."""
+        from wfes_projections import counts as projection
+
+        name = name_of(workflow)
+
+        def read(snapshot: Snapshot) -> InstanceCounts:
+            found: dict[str, dict[Status, int]] = {}
+            for its_workflow, status, number in projection.counts(snapshot.query, name):
+                found.setdefault(its_workflow, {})[Status(status)] = number
+            return InstanceCounts(found, snapshot.position)
+
+        return await self._read(read)
 
     async def instances(
         self,
@@ -52,6 +78,7 @@ class Lists:
         limit: int,
         cursor: str | None,
         order: str,
+        total: Total | None,
     ) -> Page[InstanceRow]:
         """A page of instances, as `Engine.instances` documents it."""
         from wfes_projections import instances as projection
@@ -59,23 +86,25 @@ class Lists:
         if order not in ("newest", "oldest"):
             raise ValueError(f"order is {order!r}; it must be 'newest' or 'oldest'")
         checked_limit(limit)
-        filters = {
+        checked_total(total)
+        filters: dict[str, Any] = {
             "workflow": name_of(workflow),
             "statuses": None if status is None else sorted(checked_statuses(status)),
-            "key": key,
-            "tags": checked_tags(tags),
-            "conversation": conversation,
-            "parent": parent.id if isinstance(parent, Instance) else parent,
+            "key": checked_text(key, "key"),
+            "tags": sorted(checked_tags(tags)),
+            "conversation": checked_text(conversation, "conversation"),
+            "parent": _id_of(parent, "parent"),
             "created_after": None if created_after is None else micros_of(created_after, "created_after"),
             "created_before": None if created_before is None else micros_of(created_before, "created_before"),
-            "newest": order == "newest",
         }
-        cursors = _Cursors("instances", filters)
-        wanted: Any = {**filters, "limit": limit, "cursor": cursors.read(cursor)}
-        rows, position = await self._read(projection.select(projection.InstanceFilter(**wanted)))
-        found = [projection.record(row) for row in rows]
-        return Page(
-            [
+        newest = order == "newest"
+        cursors = _Cursors("instances", {**filters, "newest": newest})
+        place = cursors.read(cursor)
+        wanted = projection.InstanceFilter(**filters)
+
+        def read(snapshot: Snapshot) -> Page[InstanceRow]:
+            found, behind = projection.find(snapshot.query, wanted, cursor=place, newest=newest, limit=limit)
+            items = [
                 InstanceRow(
                     id=row.id,
                     workflow=row.workflow,
@@ -87,11 +116,12 @@ class Lists:
                     conversation=row.conversation,
                     tags=row.tags,
                 )
-                for row in found[:limit]
-            ],
-            cursors.made(found[limit - 1].created_at, found[limit - 1].id) if len(found) > limit else None,
-            position,
-        )
+                for row in found
+            ]
+            count = total and partial(projection.total, snapshot.query, wanted, exact=total == "exact")
+            return _page(items, cursors, place, behind, snapshot.position, count)
+
+        return await self._read(read)
 
     async def requests(
         self,
@@ -103,23 +133,26 @@ class Lists:
         now: int,
         limit: int,
         cursor: str | None,
+        total: Total | None,
     ) -> Page[DataRequest]:
         """A page of open requests, as `Engine.requests` documents it; `now` in microseconds."""
         from wfes_projections import requests as projection
 
         checked_limit(limit)
-        filters = {
+        checked_total(total)
+        filters: dict[str, Any] = {
             "workflow": name_of(workflow),
-            "conversation": conversation,
-            "instance": instance.id if isinstance(instance, Instance) else instance,
-            "name": name,
+            "conversation": checked_text(conversation, "conversation"),
+            "instance": _id_of(instance, "instance"),
+            "name": checked_text(name, "name"),
         }
         cursors = _Cursors("requests", filters)
-        wanted: Any = {**filters, "now": now, "limit": limit, "cursor": cursors.read(cursor)}
-        rows, position = await self._read(projection.select(**wanted))
-        found = [projection.record(row) for row in rows]
-        return Page(
-            [
+        place = cursors.read(cursor)
+        wanted = projection.RequestFilter(**filters, now=now)
+
+        def read(snapshot: Snapshot) -> Page[DataRequest]:
+            found, behind = projection.find(snapshot.query, wanted, cursor=place, limit=limit)
+            items = [
                 DataRequest(
                     id=row.id,
                     instance=row.instance,
@@ -132,22 +165,41 @@ class Lists:
                     created_at=moment(row.since),
                     conversation=row.conversation,
                 )
-                for row in found[:limit]
-            ],
-            cursors.made(found[limit - 1].since, found[limit - 1].id) if len(found) > limit else None,
-            position,
-        )
+                for row in found
+            ]
+            count = total and partial(projection.total, snapshot.query, wanted, exact=total == "exact")
+            return _page(items, cursors, place, behind, snapshot.position, count)
+
+        return await self._read(read)
+
+
+def _page(
+    items: list[T],
+    cursors: _Cursors,
+    before: tuple[int, str] | None,
+    behind: tuple[int, str] | None,
+    position: int,
+    count: Callable[[], tuple[int, bool]] | None,
+) -> Page[T]:
+    """A page between two places, None where the list begins and ends; `count` gives its total and its exactness."""
+    cursor = None if behind is None else cursors.made(*behind)
+    if count is None:
+        return Page(items, cursor, position)
+    if before is None and behind is None:
+        return Page(items, cursor, position, len(items), True)
+    number, exact = count()
+    return Page(items, cursor, position, number if exact else max(number, len(items)), exact)
 
 
 class _Cursors:
-    """The cursors of one query: the last item's moment and id, and a digest of what the query filters by."""
+    """The cursors of one query: a place, as moment and id, and a digest of what the query filters by."""
 
     def __init__(self, what: str, filters: dict[str, Any]) -> None:
         told = orjson.dumps([what, filters], option=orjson.OPT_SORT_KEYS)
         self._digest = hashlib.sha256(told).hexdigest()[:12]
 
     def made(self, at: int, id: str) -> str:
-        """The cursor behind an item."""
+        """The cursor behind a place."""
         return urlsafe_b64encode(orjson.dumps([self._digest, at, id])).decode("ascii").rstrip("=")
 
     def read(self, cursor: object) -> tuple[int, str] | None:
@@ -162,6 +214,8 @@ class _Cursors:
             if not isinstance(cursor, str):
                 raise ValueError("no text")
             given, at, id = orjson.loads(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+            if type(at) is not int or at.bit_length() > _MOMENT_BITS or not isinstance(id, str):
+                raise ValueError("no place")
         except (ValueError, TypeError):
             raise ValueError(
                 f"cursor is {shown(cursor)}, which no page gave; pass a page's .cursor"
@@ -170,7 +224,7 @@ class _Cursors:
             raise ValueError(
                 f"cursor is {shown(cursor)}, which belongs to a query with other filters or order"
             )
-        return int(at), str(id)
+        return at, id
 
 
 def checked_limit(limit: object) -> None:
@@ -179,6 +233,31 @@ def checked_limit(limit: object) -> None:
         raise TypeError(f"limit is {shown(limit)}; it must be a whole number")
     if not 1 <= limit <= LIMIT_MAX:
         raise ValueError(f"limit is {limit!r}; it must be 1 to {LIMIT_MAX}; further pages come with cursor=")
+
+
+def checked_total(total: object) -> None:
+    """Raises `ValueError` where a total cannot be found that way."""
+    if total not in ("estimate", "exact", None):
+        raise ValueError(f"total is {shown(total)}; it must be 'estimate', 'exact' or None")
+
+
+def checked_text(value: object, what: str) -> str | None:
+    """`value`, if it is a text or None.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if value is None or isinstance(value, str):
+        return value
+    raise TypeError(f"{what} is {shown(value)}; it must be a str")
+
+
+def _id_of(instance: object, what: str) -> str | None:
+    if is_a(instance, Instance):
+        return cast("Instance[Any]", instance).id
+    if instance is None or isinstance(instance, str):
+        return instance
+    raise TypeError(f"{what} is {shown(instance)}; it must be an Instance or an instance's id")
 
 
 def name_of(workflow: object) -> str | None:

@@ -14,10 +14,10 @@ from wfes.definition import Workflow
 from wfes.instance import Instance
 from wfes.log.port import Log
 from wfes.parts import Parts
-from wfes.queries import Lists
+from wfes.queries import Lists, Total
 from wfes.runtime.values import Values
 from wfes.stream import checked_position, checked_topics, recorded_events
-from wfes.views import DataRequest, InstanceRow, Page, RecordedEvent
+from wfes.views import DataRequest, InstanceCounts, InstanceRow, Page, RecordedEvent
 
 
 class Reading:
@@ -46,8 +46,16 @@ class Reading:
         cursor: str | None = None,
         order: str = "newest",
         at_least: int | None = None,
+        total: Total | None = "estimate",
     ) -> Page[InstanceRow]:
-        """Instances, page by page.
+        """Instances, page by page; all filters given must hold.
+
+        Every page comes in bounded time. A filter alone, or workflow with status, workflow with key, or conversation
+        with status, each also within a span of time, fills its pages. Any other combination looks at a bounded number
+        of instances and gives those that fit: its page may be shorter than `limit`, or empty, with a cursor that goes
+        on. Only a cursor of None is the end.
+
+        Pages stay right while instances come and go: what fits all along is seen exactly once.
 
         Args:
             workflow: Only of this workflow or name.
@@ -61,9 +69,13 @@ class Reading:
             limit: How many at most, 1 to 1,000.
             cursor: The cursor of the page before.
             order: `"newest"` or `"oldest"` first.
-            at_least: Waits until the page reflects this log position.
+            at_least: Waits until the page reflects this log position, whichever process wrote it.
+            total: How `Page.total` is found. `"estimate"`: exact where that is cheap (no filter, workflow, status or
+                both; few instances), otherwise about right (`Page.total_exact` tells). `"exact"`: counted, however
+                long that takes. None: not at all.
 
         Raises:
+            TypeError: A filter is of the wrong type.
             ValueError: A filter cannot be meant, or the cursor belongs to another query.
             TimeoutError: The log did not reach `at_least` within 30 s.
         """
@@ -81,8 +93,25 @@ class Reading:
                 limit=limit,
                 cursor=cursor,
                 order=order,
+                total=total,
             )
         )
+
+    async def counts(
+        self, workflow: Workflow[Any, Any] | str | None = None, *, at_least: int | None = None
+    ) -> InstanceCounts:
+        """How many instances each workflow has in each status: exact, and always at hand.
+
+        Args:
+            workflow: Only of this workflow or name.
+            at_least: Waits until the counts reflect this log position.
+
+        Raises:
+            TypeError: The workflow is neither.
+            TimeoutError: The log did not reach `at_least` within 30 s.
+        """
+        await self._reached(at_least)
+        return await self._parts.here(self._lists.counts(workflow))
 
     async def requests(
         self,
@@ -94,8 +123,12 @@ class Reading:
         limit: int = 100,
         cursor: str | None = None,
         at_least: int | None = None,
+        total: Total | None = "estimate",
     ) -> Page[DataRequest]:
-        """Open data requests, those open longest first, page by page.
+        """Open data requests, those open longest first, page by page; all filters given must hold.
+
+        Every page comes in bounded time. With several filters it may be shorter than `limit`, or empty, with a cursor
+        that goes on. Only a cursor of None is the end.
 
         Args:
             workflow: Only of instances of this workflow or name.
@@ -104,9 +137,11 @@ class Reading:
             name: Only of this declared name.
             limit: How many at most, 1 to 1,000.
             cursor: The cursor of the page before.
-            at_least: Waits until the page reflects this log position.
+            at_least: Waits until the page reflects this log position, whichever process wrote it.
+            total: How `Page.total` is found, as in `instances`.
 
         Raises:
+            TypeError: A filter is of the wrong type.
             ValueError: A filter cannot be meant, or the cursor belongs to another query.
             TimeoutError: The log did not reach `at_least` within 30 s.
         """
@@ -120,6 +155,7 @@ class Reading:
                 now=self._parts.now(),
                 limit=limit,
                 cursor=cursor,
+                total=total,
             )
         )
 

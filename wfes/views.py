@@ -32,15 +32,22 @@ def moment(micros: int | None) -> datetime | None:
 class Page(Generic[T]):
     """A part of a list; iterating and indexing go over its items.
 
+    A page may be shorter than its limit, or empty, though more is to come: a query that no index serves looks at a
+    bounded number of rows and gives what it found. Only a `cursor` of None is the end.
+
     Attributes:
         items: The items, in the order asked for.
         cursor: What to pass as `cursor=` for the next page; None at the end.
-        position: The log position that the items reflect.
+        position: The log position that the items and the total reflect.
+        total: How many items all pages have together; None: it was not asked for.
+        total_exact: Whether that is exact; otherwise it is an estimate.
     """
 
     items: list[T]
     cursor: str | None
     position: int
+    total: int | None = None
+    total_exact: bool = False
 
     def __iter__(self) -> Iterator[T]:
         return iter(self.items)
@@ -72,6 +79,33 @@ class InstanceRow:
     parent: str | None
     conversation: str | None
     tags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceCounts:
+    """How many instances there are, exactly.
+
+    Attributes:
+        workflows: By workflow, then by status; only what there is.
+        position: The log position that the counts reflect.
+    """
+
+    workflows: dict[str, dict[Status, int]]
+    position: int
+
+    @property
+    def statuses(self) -> dict[Status, int]:
+        """By status, over all workflows counted."""
+        found: dict[Status, int] = {}
+        for counts in self.workflows.values():
+            for status, number in counts.items():
+                found[status] = found.get(status, 0) + number
+        return {status: found[status] for status in Status if status in found}
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(self.statuses.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 from wfes.subscription.state import StateProjection
-from wfes_projections.instances import Instances
+from wfes_projections.counts import Counts
+from wfes_projections.instances import Instances, InstanceTags
 from wfes_projections.listeners import Listeners
 from wfes_projections.requests import Requests
 from wfes_projections.subscriptions import Subscriptions
 from wfes_projections.waiters import Waiters
 from wfes_projections.work import Work
 
-__all__ = ["Instances", "Listeners", "Requests", "Subscriptions", "Waiters", "Work", "inline"]
+__all__ = [
+    "Counts",
+    "InstanceTags",
+    "Instances",
+    "Listeners",
+    "Requests",
+    "Subscriptions",
+    "Waiters",
+    "Work",
+    "inline",
+]
 
 
 def inline() -> list[StateProjection]:
     """The projections the engine keeps inline."""
-    return [Instances(), Work(), Requests(), Listeners(), Waiters(), Subscriptions()]
+    return [
+        Instances(),
+        InstanceTags(),
+        Counts(),
+        Work(),
+        Requests(),
+        Listeners(),
+        Waiters(),
+        Subscriptions(),
+    ]

@@ -24,13 +24,6 @@ class Conditions:
         self._texts.append(text)
         self.params.extend(params)
 
-    def one_of(self, column: str, values: Sequence[object]) -> None:
-        """Adds the condition that the column is one of these; of none, that nothing is found."""
-        if not values:
-            self.add("1 = 0")
-            return
-        self.add(f"{column} IN ({', '.join('?' * len(values))})", *values)
-
     def __str__(self) -> str:
         return f"WHERE {' AND '.join(self._texts)}" if self._texts else ""
 

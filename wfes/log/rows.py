@@ -56,6 +56,9 @@ class InlineRows:
         """The rows of an instance that does not exist."""
         defining: list[Any] = [given for given in self.projections if hasattr(given, "defined")]
         self._defining: list[DefinitionProjection] = defining
+        self._summing = {
+            index for index, given in enumerate(self.projections) if getattr(given, "summed", False)
+        }
 
     def rows(self, state: InstanceState) -> Rows:
         """The instance's rows."""
@@ -65,6 +68,9 @@ class InlineRows:
         """Writes the differences between the rows before and after, one statement a projection."""
         pairs = list(changes)
         for index, projection in enumerate(self.projections):
+            if index in self._summing:
+                _add_up(target, projection, [(before[index], after[index]) for before, after in pairs])
+                continue
             gone: list[Row] = []
             new: list[Row] = []
             for before, after in pairs:
@@ -84,3 +90,21 @@ class InlineRows:
             target.query(projection.forget, (event.workflow,))
             if rows := projection.defined(event):
                 target.executemany(projection.upsert, rows)
+
+
+def _add_up(
+    target: Target, projection: StateProjection, pairs: Iterable[tuple[Mapping[Row, Row], Mapping[Row, Row]]]
+) -> None:
+    """Adds what changed to a projection's sums: one row a key, however many instances changed."""
+    sums: dict[Row, int] = {}
+    for before, after in pairs:
+        if before == after:
+            continue
+        for key, row in before.items():
+            sums[key] = sums.get(key, 0) - row[-1]
+        for key, row in after.items():
+            sums[key] = sums.get(key, 0) + row[-1]
+    if added := [(*key, number) for key, number in sums.items() if number]:
+        target.executemany(projection.upsert, added)
+    if emptied := [key for key, number in sums.items() if number < 0]:
+        target.executemany(projection.delete, emptied)

@@ -45,6 +45,21 @@ class StateProjection(Protocol):
         ...
 
 
+class SumProjection(StateProjection, Protocol):
+    """A state projection whose table holds sums over all instances, not each one's rows.
+
+    ``rows(state)`` is what an instance adds: key -> the key and a whole number. The table has one row a key with the
+    sum of these, and none where it is 0. A commit writes the sum of its changes, one row a key.
+
+    Attributes:
+        summed: True; tells it from others.
+        upsert: adds to a sum; its parameters are the key and a number, which may be negative.
+        delete: removes a sum that is 0; its parameters are the key.
+    """
+
+    summed: bool
+
+
 @runtime_checkable
 class DefinitionProjection(Protocol):
     """A state projection that also has rows for the definitions of workflows.

@@ -223,8 +223,9 @@ def claimed(worker: str = "w") -> e.RunClaimed:
 
 
 def found(log: MemoryLog, **wanted: Any) -> list[str]:
-    rows, _ = log.read_at(*instances.select(instances.InstanceFilter(**wanted)))
-    return [instances.record(row).id for row in rows]
+    paging = {name: wanted.pop(name) for name in ("cursor", "newest", "limit") if name in wanted}
+    rows, _ = instances.find(log.read, instances.InstanceFilter(**wanted), **paging)
+    return [row.id for row in rows]
 
 
 def test_instances_are_found_by_what_the_filter_says() -> None:
@@ -247,13 +248,12 @@ def test_instances_are_found_by_what_the_filter_says() -> None:
     assert found(log, statuses=[]) == []
     assert found(log, created_after=2) == ["c", "b"]
     assert found(log, created_before=2) == ["a"]
-    assert found(log, limit=1) == ["c", "b"], "one more than asked tells that there is another page"
+    assert found(log, limit=1) == ["c"]
     assert found(log, cursor=(2, "b")) == ["a"]
     assert found(log, cursor=(2, "b"), newest=False) == ["c"]
-    (row,) = log.read(*instances.select(instances.InstanceFilter(workflow="other")))
-    assert instances.record(row) == instances.InstanceRecord(
-        "c", "other", None, "completed", 3, 9, None, None, ()
-    )
+    (row,), behind = instances.find(log.read, instances.InstanceFilter(workflow="other"))
+    assert row == instances.InstanceRecord("c", "other", None, "completed", 3, 9, None, None, ())
+    assert behind is None
     with pytest.raises(ValueError, match="limit is 0"):
         found(log, limit=0)
     log.close()
@@ -285,17 +285,23 @@ def test_work_is_found_by_when_it_is_due() -> None:
 def test_requests_are_there_until_they_are_answered() -> None:
     ask = e.RequestIssued(at=4, path="p", id="r1", name="ok", message="?", schema={"type": "null"}, until=9)
     log = write([[("a", [started(conversation="c"), claimed(), ask])]])
-    (row,) = log.read(*requests.select(workflow="wf", conversation="c", instance="a", name="ok", now=8))
+
+    def open_requests(log: MemoryLog, cursor: tuple[int, str] | None = None, **wanted: Any) -> list[Any]:
+        rows, behind = requests.find(log.read, requests.RequestFilter(**wanted), cursor=cursor)
+        assert behind is None
+        return rows
+
+    (row,) = open_requests(log, workflow="wf", conversation="c", instance="a", name="ok", now=8)
     expected = requests.RequestRecord("r1", "a", "wf", "ok", "?", {"type": "null"}, "p", 9, 4, "c")
-    assert requests.record(row) == expected
+    assert row == expected
     assert requests.get(log.read, "r1") == expected
     assert requests.get(log.read, "r2") is None
-    assert log.read(*requests.select(now=9)) == []
-    assert log.read(*requests.select(cursor=(4, "r1"))) == []
-    assert log.read(*requests.select(workflow="other")) == []
+    assert open_requests(log, now=9) == []
+    assert open_requests(log, cursor=(4, "r1")) == []
+    assert open_requests(log, workflow="other") == []
     log.close()
     log = write([[("a", [started(), claimed(), ask, e.DataProvided(at=5, path="p", data=None)])]])
-    assert log.read(*requests.select()) == []
+    assert open_requests(log) == []
     log.close()
 
 
