@@ -109,6 +109,10 @@ class VirtualClock:
         heapq.heappush(self._alarms, alarm)
         return alarm
 
+    def call_at_wall(self, due: int, callback: Callable[[], object]) -> Cancellable:
+        """As `call_at`: there is one clock here."""
+        return self.call_at(due, callback)
+
     def join(self, quiet: Callable[[], bool]) -> Callable[[], None]:
         """Makes the clock wait, before it moves, until `quiet()` is true; returns what undoes that."""
         self._quiet.append(quiet)

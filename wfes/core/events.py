@@ -493,6 +493,120 @@ class WorkflowDefined(Event):
     retention: int | None = None
 
 
+# ------------------------------------------------------------------------------------ a schedule's stream
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleDefined(Event):
+    """On a schedule's stream: from here on it is this. Ticks are due from here on where it is new, comes back after a
+    removal or has another ``cron`` or ``timezone`` than before.
+
+    ``jitter`` and ``lifetime`` (the deadline of what it starts) are microseconds; ``catch_up`` is ``"latest"``,
+    microseconds or None; ``former`` is the definition it replaces, by the same names.
+    """
+
+    schedule: str
+    workflow: str
+    cron: str
+    timezone: str
+    input: Json = None
+    jitter: int = 0
+    overlap: str = "skip"
+    catch_up: Json = "latest"
+    lifetime: int | None = None
+    former: Json = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleRemoved(Command):
+    """It ticks no more; what was queued and what was to be backfilled is dropped."""
+
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulePaused(Command):
+    """Its ticks start nothing until it is resumed."""
+
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleResumed(Command):
+    """A pause of it is over; the ticks missed meanwhile are recorded before this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TickStarted(Command):
+    """A tick has started its instance, in this very transaction.
+
+    ``tick`` is its name (its local time), ``due`` its moment. ``kind``: ``"tick"``, ``"catch-up"`` (a missed one),
+    ``"queued"`` (it was in the queue), ``"backfill"`` (of the request recorded as version ``backfill``) or
+    ``"trigger"`` (somebody asked for it; ``tick`` then names the asking). ``ended``: instances that were open and have
+    been found ended; ``cancelled``: those that this tick cancels.
+    """
+
+    tick: str
+    due: int
+    instance: str
+    kind: str = "tick"
+    backfill: int = 0
+    ended: tuple[str, ...] = ()
+    cancelled: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TickQueued(Event):
+    """A tick waits until the instances that are open have ended."""
+
+    tick: str
+    due: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TickSkipped(Event):
+    """A tick starts nothing: ``reason`` says why. ``queued``: it was the first in the queue."""
+
+    tick: str
+    due: int
+    reason: str
+    queued: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TicksMissed(Event):
+    """``count`` ticks, from ``first`` to ``last`` (due at ``due``), start nothing: ``reason`` says why."""
+
+    first: str
+    last: str
+    due: int
+    count: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackfillRequested(Command):
+    """The ticks due from ``start`` to ``end`` that have no instance are to get one: ``ticks`` lie in that time."""
+
+    start: int
+    end: int
+    ticks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackfillAdvanced(Event):
+    """The ticks of the backfill requested as version ``backfill`` have instances up to ``tick``, due at ``due``.
+
+    ``present`` of them had one before; ``done``: there are no more.
+    """
+
+    backfill: int
+    tick: str
+    due: int
+    present: int = 0
+    done: bool = False
+
+
 def _catalogue() -> dict[str, type[Event]]:
     bases = {Event, Command, Owned, At}
     found = [c for c in globals().values() if isinstance(c, type) and issubclass(c, Event) and c not in bases]

@@ -374,6 +374,16 @@ APPLIERS: dict[type[e.Event], _Applier] = {
     e.KeyAssigned: _nothing,
     e.EventPublished: _nothing,
     e.WorkflowDefined: _nothing,
+    e.ScheduleDefined: _nothing,
+    e.ScheduleRemoved: _nothing,
+    e.SchedulePaused: _nothing,
+    e.ScheduleResumed: _nothing,
+    e.TickStarted: _nothing,
+    e.TickQueued: _nothing,
+    e.TickSkipped: _nothing,
+    e.TicksMissed: _nothing,
+    e.BackfillRequested: _nothing,
+    e.BackfillAdvanced: _nothing,
 }
 
 _QUIET = frozenset({e.StepStarted, e.StepCompleted, e.StepAttemptFailed, e.StateChanged, e.ProgressRecorded})

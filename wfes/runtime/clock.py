@@ -3,7 +3,8 @@
 Owns two promises of guarantee G7: what is due at a moment never happens before that moment by the wall clock, and
 never earlier, by the monotonic clock, than it was away when asked for. So a wall clock set forward hastens nothing
 in a running process, one set back delays (people who set a clock back mean it), and rounding in the event loop's
-timers cannot fire one a little early: every firing looks at both clocks and waits for the rest.
+timers cannot fire one a little early: every firing looks at both clocks and waits for the rest. What is due by the
+calendar (a schedule's ticks) asks for the wall clock alone, and then follows it forward, too.
 
 Everything is integer microseconds; only the event loop's own timers take seconds.
 """
@@ -15,6 +16,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+WALL_RECHECK_SECONDS_MAX = 30.0
+"""Longest sleep while waiting for the wall clock to show a moment: so long a clock set forward may go unnoticed."""
 RECHECK_SECONDS_MAX = 10.0
 """Longest sleep while waiting for a wall clock that was set back, for it may be set right at any moment."""
 
@@ -36,6 +39,17 @@ class Clock(Protocol):
 
     def call_at(self, due: int, callback: Callable[[], object]) -> Cancellable:
         """Calls `callback` on the event loop's thread once it is due: from a later turn, never from within this call.
+
+        Args:
+            due: microseconds since the Unix epoch; in the past: at the loop's next turn.
+            callback: called without arguments, at most once.
+        """
+        ...
+
+    def call_at_wall(self, due: int, callback: Callable[[], object]) -> Cancellable:
+        """Calls `callback` on the event loop's thread once the wall clock shows `due`, however it came to that.
+
+        For what is due by the calendar: a wall clock set forward is followed, within 30 seconds.
 
         Args:
             due: microseconds since the Unix epoch; in the past: at the loop's next turn.
@@ -68,6 +82,9 @@ class SystemClock:
 
     def call_at(self, due: int, callback: Callable[[], object]) -> Cancellable:
         return _Timer(self._loop, self._wall, self._monotonic, due, callback)
+
+    def call_at_wall(self, due: int, callback: Callable[[], object]) -> Cancellable:
+        return _WallTimer(self._loop, self._wall, due, callback)
 
 
 class _Timer:
@@ -109,3 +126,40 @@ class _Timer:
         else:
             self._callback = None
             callback()
+
+
+class _WallTimer:
+    """One pending callback that waits for the wall clock alone."""
+
+    __slots__ = ("_callback", "_due", "_handle", "_loop", "_wall")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        wall: Callable[[], int],
+        due: int,
+        callback: Callable[[], object],
+    ) -> None:
+        self._loop = loop
+        self._wall = wall
+        self._due = due * 1_000
+        self._callback: Callable[[], object] | None = callback
+        self._handle = self._wait()
+
+    def cancel(self) -> None:
+        self._callback = None
+        self._handle.cancel()
+
+    def _wait(self) -> asyncio.Handle:
+        away = max(0, self._due - self._wall()) / 1e9
+        return self._loop.call_later(min(away, WALL_RECHECK_SECONDS_MAX), self._fire)
+
+    def _fire(self) -> None:
+        callback = self._callback
+        if callback is None:
+            return
+        if self._wall() < self._due:
+            self._handle = self._wait()
+            return
+        self._callback = None
+        callback()

@@ -1,11 +1,13 @@
 """Names of the engine's own streams, which begin with ``$`` so that no instance's id can reach them.
 
-Each rests a uniqueness on the log: generations of a key, one publishing per event id, definitions of a workflow.
+Each rests a uniqueness on the log: generations of a key, one publishing per event id, definitions of a workflow,
+ticks of a schedule.
 """
 
 from __future__ import annotations
 
 PREFIX = "$"
+SCHEDULE_PREFIX = "$schedule/"
 
 
 def key_stream(workflow: str, key: str) -> str:
@@ -21,6 +23,11 @@ def event_stream(event: str, id: str) -> str:
 def workflow_stream(workflow: str) -> str:
     """Where the definitions of a workflow stand, the newest last."""
     return f"$workflow/{workflow}"
+
+
+def schedule_stream(schedule: str) -> str:
+    """Where a schedule stands: its definitions, its ticks and what became of them, its pauses."""
+    return f"{SCHEDULE_PREFIX}{schedule}"
 
 
 def is_instance(stream: str) -> bool:

@@ -158,3 +158,40 @@ def test_on_a_real_loop() -> None:
         assert await called >= due
 
     asyncio.run(main())
+
+
+def test_a_wall_clock_set_forward_is_followed_by_what_waits_for_it_within_half_a_minute() -> None:
+    loop, clock, calls = make()
+    due = clock.now() + 3_600_000_000
+    clock.call_at_wall(due, lambda: calls.append(clock.now()))
+    loop.run(60)
+    assert not calls
+    loop.wall += 86_400 * SECOND
+    loop.run(30.1)
+    assert len(calls) == 1
+    assert calls[0] >= due
+
+
+def test_a_wall_clock_set_back_delays_what_waits_for_it() -> None:
+    loop, clock, calls = make()
+    due = clock.now() + 20_000_000
+    clock.call_at_wall(due, lambda: calls.append(clock.now()))
+    loop.wall -= 3_600 * SECOND
+    loop.run(3_600)
+    assert not calls
+    loop.run(21)
+    assert len(calls) == 1
+    assert calls[0] >= due
+
+
+def test_what_waits_for_the_wall_clock_is_never_early_and_can_be_cancelled() -> None:
+    loop, clock, calls = make()
+    loop.early = 900_000
+    now = clock.now()
+    for seconds in (0, 1, 45):
+        due = now + seconds * 1_000_000
+        clock.call_at_wall(due, lambda due=due: calls.append(clock.now() - due))  # type: ignore[misc]
+    clock.call_at_wall(now + 1_000_000, lambda: calls.append(-1)).cancel()
+    loop.run(60)
+    assert len(calls) == 3
+    assert all(0 <= late < 100_000 for late in calls)
