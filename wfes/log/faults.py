@@ -100,11 +100,17 @@ class FaultyWrite:
     def head(self) -> int:
         return self._write.head
 
-    def news(self, after: int) -> Sequence[Notification]:
-        return self._write.news(after)
+    @property
+    def others(self) -> bool:
+        return self._write.others
 
-    def history(self, stream: str, after: int = 0) -> Sequence[Notification]:
-        return self._write.history(stream, after)
+    def news(
+        self, after: int, topics: Sequence[str] = (), limit: int | None = None
+    ) -> Sequence[Notification]:
+        return self._write.news(after, topics, limit)
+
+    def history(self, stream: str, after: int = 0, limit: int | None = None) -> Sequence[Notification]:
+        return self._write.history(stream, after, limit)
 
     def last(self, stream: str) -> Notification | None:
         return self._write.last(stream)
@@ -127,6 +133,9 @@ class FaultyWrite:
 
     def put_blob(self, sha256: str, content: bytes) -> None:
         self._write.put_blob(sha256, content)
+
+    def get_blob(self, sha256: str) -> bytes | None:
+        return self._write.get_blob(sha256)
 
     def commit(self) -> None:
         if not self._appends:

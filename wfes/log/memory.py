@@ -31,16 +31,21 @@ class MemoryWrite:
         self._deleted: list[tuple[str, int]] = []
         self._open = True
         self.head = log.max_notification_id()
+        self.others = True
+        """Nobody counts who shares this log, and to look costs little in memory."""
 
-    def news(self, after: int) -> Sequence[Notification]:
-        stored = self._log.select_notifications(after + 1, self.head + 1)
-        return [*stored, *(_notification(row) for row in self._rows if row[0] > after)]
+    def news(
+        self, after: int, topics: Sequence[str] = (), limit: int | None = None
+    ) -> Sequence[Notification]:
+        stored = self._log.select_notifications(after + 1, self.head + 1, topics=topics)
+        mine = [_notification(row) for row in self._rows if row[0] > after]
+        return [*stored, *(row for row in mine if not topics or row.topic in topics)][:limit]
 
-    def history(self, stream: str, after: int = 0) -> Sequence[Notification]:
+    def history(self, stream: str, after: int = 0, limit: int | None = None) -> Sequence[Notification]:
         deleted = max((upto for name, upto in self._deleted if name == stream), default=0)
         stored = self._log.select_events(stream, gt=max(after, deleted))
         mine = [_notification(row) for row in self._rows if row[1] == stream and row[2] > after]
-        return sorted((*stored, *mine), key=lambda found: found.originator_version)
+        return sorted((*stored, *mine), key=lambda found: found.originator_version)[:limit]
 
     def last(self, stream: str) -> Notification | None:
         found = [
@@ -76,6 +81,9 @@ class MemoryWrite:
 
     def put_blob(self, sha256: str, content: bytes) -> None:
         self._blobs[sha256] = content
+
+    def get_blob(self, sha256: str) -> bytes | None:
+        return self._blobs.get(sha256) or self._log.get_blob(sha256)
 
     def commit(self) -> None:
         if not self._open:

@@ -42,12 +42,22 @@ class WriteTransaction(Protocol):
         """The newest position in the log, this transaction's own events included (0: the log is empty)."""
         ...
 
-    def news(self, after: int) -> Sequence[Notification]:
-        """Every event with a position above ``after``, in order: what others committed since."""
+    @property
+    def others(self) -> bool:
+        """Whether anybody else may have committed since this log's last ``begin`` or ``changed``."""
         ...
 
-    def history(self, stream: str, after: int = 0) -> Sequence[Notification]:
-        """The stored events of a stream with a version above ``after``, in order."""
+    def news(
+        self, after: int, topics: Sequence[str] = (), limit: int | None = None
+    ) -> Sequence[Notification]:
+        """The events with a position above ``after``, in order: what others committed since.
+
+        All of them, or at most ``limit`` whose topic is one of ``topics`` (none: any).
+        """
+        ...
+
+    def history(self, stream: str, after: int = 0, limit: int | None = None) -> Sequence[Notification]:
+        """The stored events of a stream with a version above ``after``, in order; at most ``limit``."""
         ...
 
     def last(self, stream: str) -> Notification | None:
@@ -81,6 +91,10 @@ class WriteTransaction(Protocol):
 
     def put_blob(self, sha256: str, content: bytes) -> None:
         """Stores a large value by its content, if it is not there yet."""
+        ...
+
+    def get_blob(self, sha256: str) -> bytes | None:
+        """A large value by its content's hash, those stored in this transaction included."""
         ...
 
     def commit(self) -> None:

@@ -70,7 +70,8 @@ class _Datastore(SQLiteDatastore):
 class SQLiteWrite:
     """The port's WriteTransaction on the log's one write connection."""
 
-    def __init__(self, url: str, connection: sqlite3.Connection, topics: set[str]) -> None:
+    def __init__(self, url: str, connection: sqlite3.Connection, topics: set[str], others: bool) -> None:
+        self.others = others
         self._url = url
         self._topics = topics
         self._new_topics: set[str] = set()
@@ -89,15 +90,15 @@ class SQLiteWrite:
         except sqlite3.Error as error:
             raise unavailable(self._url, error) or error from error
 
-    def news(self, after: int) -> Sequence[Notification]:
+    def news(
+        self, after: int, topics: Sequence[str] = (), limit: int | None = None
+    ) -> Sequence[Notification]:
+        name, params = _log_params(after + 1, -1 if limit is None else limit, None, topics)
         with self._errors():
-            rows = self._execute(
-                statement("sqlite", "select_log"), {"start": after + 1, "stop": None, "limit": -1}
-            )
-            return [Notification(*row) for row in rows]
+            return [Notification(*row) for row in self._execute(statement("sqlite", name), params)]
 
-    def history(self, stream: str, after: int = 0) -> Sequence[Notification]:
-        return self._stream("select_stream", stream, after, None)
+    def history(self, stream: str, after: int = 0, limit: int | None = None) -> Sequence[Notification]:
+        return self._stream("select_stream", stream, after, limit)
 
     def last(self, stream: str) -> Notification | None:
         found = self._stream("select_stream_newest_first", stream, None, 1)
@@ -132,6 +133,10 @@ class SQLiteWrite:
     def put_blob(self, sha256: str, content: bytes) -> None:
         with self._errors():
             self._execute(statement("sqlite", "put_blob"), (sha256, content))
+
+    def get_blob(self, sha256: str) -> bytes | None:
+        found = self.query(statement("sqlite", "get_blob"), (sha256,))
+        return found[0][0] if found else None
 
     def commit(self) -> None:
         with self._errors():
@@ -297,8 +302,8 @@ class SQLiteLog(SQLiteApplicationRecorder):
                 "its file was removed or replaced while it was open; put it back, or open the engine again"
             )
             raise LogUnavailable(self.url, reason, retryable=True)
-        self._data_version = self._read_data_version()
-        return SQLiteWrite(self.url, connection, self._topics)
+        others = self.changed()
+        return SQLiteWrite(self.url, connection, self._topics, others)
 
     def changed(self) -> bool:
         try:
@@ -365,11 +370,7 @@ class SQLiteLog(SQLiteApplicationRecorder):
         inclusive_of_start: bool = True,
     ) -> Sequence[Notification]:
         first = 0 if start is None else start + (not inclusive_of_start)
-        params: dict[str, object] = {"start": first, "stop": stop, "limit": limit}
-        name = "select_log"
-        if topics:
-            name = "select_log_topics"
-            params["topics"] = orjson.dumps(list(topics)).decode()
+        name, params = _log_params(first, limit, stop, topics)
         with self._snapshot() as cursor:
             cursor.execute(statement("sqlite", name), params)
             return [Notification(*row) for row in cursor.fetchall()]
@@ -399,6 +400,17 @@ class SQLiteLog(SQLiteApplicationRecorder):
     def get_blob(self, sha256: str) -> bytes | None:
         found = self.read(statement("sqlite", "get_blob"), (sha256,))
         return found[0][0] if found else None
+
+
+def _log_params(
+    start: int, limit: int, stop: int | None, topics: Sequence[str]
+) -> tuple[str, dict[str, object]]:
+    """The statement that reads a stretch of the log, and its parameters."""
+    params: dict[str, object] = {"start": start, "stop": stop, "limit": limit}
+    if not topics:
+        return "select_log", params
+    params["topics"] = orjson.dumps(list(topics)).decode()
+    return "select_log_topics", params
 
 
 def _head(cursor: sqlite3.Cursor) -> int:
