@@ -61,7 +61,10 @@ class Rows:
         self._empty = empty
         self._changed: dict[Table, dict[Stored, Stored | None]] = {table: {} for table in self._tables}
         self._kept: dict[Table, dict[Stored, Stored | None]] = {table: {} for table in self._tables}
-        self._kept_count = 0
+        # Keys by their first part, of tables that have several: what belongs to one instance is found without a search.
+        self._families: dict[Table, dict[Any, set[Stored]]] = {
+            table: {} for table in self._tables if len(table.key) > 1
+        }
         self._undo: list[tuple[dict[Stored, Stored | None], Stored, Any]] = []
 
     # -- For handlers ------------------------------------------------------------------------------------------------
@@ -78,7 +81,9 @@ class Rows:
         return None if stored is None else table.loaded(stored)
 
     def find(self, row: type[R], **equal: Any) -> list[R]:
-        """The rows whose fields have these values, in the order of their keys. An index on the fields makes it quick.
+        """The rows whose fields have these values, in the order of their keys.
+
+        The first field of the key, or an index on the fields, makes it quick.
 
         Args:
             row: Their class.
@@ -88,11 +93,17 @@ class Rows:
         wanted = table.stored_equal(equal)
         places = [(table.place(name), value) for name, value in wanted.items()]
         found: dict[Stored, Stored] = {}
+        kept, changed = self._kept[table], self._changed[table]
+        family = self._families.get(table)
+        if family is not None and table.key[0] in wanted:
+            keys = family.get(wanted[table.key[0]], ())
+            kept = {key: kept[key] for key in keys if key in kept} if self._empty else kept
+            changed = {key: changed[key] for key in keys if key in changed}
         if not self._empty:
             found = {table.key_of(stored): stored for stored in self._fetch.find(table, wanted)}
         else:
-            self._add_matching(found, self._kept[table], places)
-        self._add_matching(found, self._changed[table], places)
+            self._add_matching(found, kept, places)
+        self._add_matching(found, changed, places)
         return [table.loaded(found[key]) for key in sorted(found)]
 
     @staticmethod
@@ -156,10 +167,12 @@ class Rows:
                 for key, stored in changed.items():
                     if stored is None:
                         kept.pop(key, None)
+                        self._leave_family(table, key)
                     else:
                         kept[key] = stored
             else:
                 kept.update(changed)
+                self._families.get(table, {}).clear()
             changed.clear()
         self._undo.clear()
         if sum(map(len, self._kept.values())) > KEPT_MAX:
@@ -177,6 +190,10 @@ class Rows:
         self._empty = False
         for kept in self._kept.values():
             kept.clear()
+        for table, families in self._families.items():
+            families.clear()
+            for key in self._changed[table]:
+                families.setdefault(key[0], set()).add(key)
 
     # -- Inside ------------------------------------------------------------------------------------------------------
 
@@ -204,3 +221,20 @@ class Rows:
         changed = self._changed[table]
         self._undo.append((changed, key, changed.get(key, _ABSENT)))
         changed[key] = stored
+        families = self._families.get(table)
+        if families is not None:
+            # Never taken back by an undo: a key too many finds nothing.
+            family = families.get(key[0])
+            if family is None:
+                families[key[0]] = {key}
+            else:
+                family.add(key)
+
+    def _leave_family(self, table: Table, key: Stored) -> None:
+        families = self._families.get(table)
+        family = None if families is None else families.get(key[0])
+        if families is None or family is None:
+            return
+        family.discard(key)
+        if not family:
+            del families[key[0]]
