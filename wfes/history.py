@@ -14,12 +14,15 @@ from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
+from eventsourcing.persistence import Notification
+
 from wfes.core import events as e
 from wfes.core.error_info import ErrorInfo
 from wfes.core.evolve import evolve
 from wfes.core.state import InstanceState
 from wfes.errors import InstanceNotFound
 from wfes.log.application import decode
+from wfes.log.archived import stored_history, whole_history
 from wfes.log.port import Log
 from wfes.runtime.streams import is_instance
 from wfes.runtime.values import Values
@@ -29,6 +32,8 @@ PAGE = 500
 """Events read at once."""
 DIRECT_MAX = 100
 """Events read on the event loop's own thread at most."""
+EVERYTHING = 2**62
+"""Events read at once where the whole rest of a history is in the archive."""
 RUNS_MAX = 10_000
 """Instances whose current run a reader of the whole log remembers."""
 
@@ -46,8 +51,12 @@ class Histories:
     def page(
         self, stream: str, after: int = 0, upto: int | None = None, limit: int = PAGE
     ) -> list[e.Recorded]:
-        """At most `limit` events of a stream behind version `after`."""
-        found = self._log.select_events(stream, gt=after, lte=upto, limit=limit)
+        """At most `limit` events of a stream behind version `after`, wherever they are.
+
+        Raises:
+            ArchiveUnavailable: They are archived, and the archive cannot be read.
+        """
+        found = stored_history(self._log, stream, after=after, upto=upto, limit=limit)
         return [decode(stored) for stored in found]
 
     def rest(self, stream: str, after: int = 0, upto: int | None = None) -> list[e.Recorded]:
@@ -59,6 +68,14 @@ class Histories:
             if len(page) < PAGE:
                 return found
             after = page[-1].originator_version
+            if self._is_archived(stream):
+                # The archive is read from the beginning of a history each time: once is enough.
+                found.extend(self.page(stream, after, upto, limit=EVERYTHING))
+                return found
+
+    def _is_archived(self, stream: str) -> bool:
+        first = self._log.select_events(stream, limit=1)
+        return bool(first) and first[0].originator_version > 1
 
     async def state(self, id: str, known: InstanceState | None = None) -> InstanceState:
         """An instance's state as of now.
@@ -71,9 +88,13 @@ class Histories:
             InstanceNotFound: There is none.
         """
         # An id that begins with "$" names a stream of the engine's own, which is no instance.
-        page = (
-            self.page(id, 0 if known is None else known.version, limit=DIRECT_MAX) if is_instance(id) else []
-        )
+        page: list[e.Recorded] = []
+        if is_instance(id):
+            version = 0 if known is None else known.version
+            found = self._log.select_events(id, gt=version, limit=DIRECT_MAX)
+            if found and found[0].originator_version > version + 1:
+                return await asyncio.to_thread(self._state_of_archived, id, found)
+            page = [decode(stored) for stored in found]
         if known is None:
             if not page:
                 raise InstanceNotFound(id)
@@ -83,6 +104,11 @@ class Histories:
             return state
         # A copy, for whoever holds the earlier state may look at it while the thread goes on.
         return await asyncio.to_thread(self._state_behind, copy.deepcopy(state))
+
+    def _state_of_archived(self, id: str, stored: Sequence[Notification]) -> InstanceState:
+        """Hollow where the archive cannot be read."""
+        found = whole_history(stored, id, self._log.archive)
+        return _evolved(InstanceState(id), [decode(each) for each in found])
 
     def _state_behind(self, state: InstanceState) -> InstanceState:
         while page := self.page(state.id, state.version):
@@ -94,6 +120,7 @@ class Histories:
 
         Raises:
             InstanceNotFound: There is no such instance.
+            ArchiveUnavailable: It is archived, and the archive cannot be read.
         """
         found = await asyncio.to_thread(self.rest, id, 0, upto) if is_instance(id) else []
         if not found:
@@ -109,13 +136,15 @@ class Histories:
         below = version
         while below > 1:
             found = self._log.select_events(stream, lte=below - 1, desc=True, limit=PAGE)
+            if not found or (len(found) < PAGE and found[-1].originator_version > 1):
+                found = stored_history(self._log, stream, upto=below - 1)[::-1]
             for stored in found:
                 event = decode(stored).event
                 if isinstance(event, e.RunClaimed):
                     return event.worker, event.code
                 if isinstance(event, e.RunReleased) or event.terminal:
                     return None, None
-            if len(found) < PAGE:
+            if len(found) < PAGE or found[-1].originator_version == 1:
                 break
             below = found[-1].originator_version
         return None, None
@@ -165,39 +194,44 @@ class Viewer:
             version=recorded.originator_version,
             at=moment(event.at),
             type=event.topic,
-            data=self._data(event),
+            data=plain_data(event, self._values),
             actor=getattr(event, "actor", None),
             worker=run[0],
             code=run[1],
             cause=getattr(event, "cause", None),
         )
 
-    def _data(self, event: e.Event) -> dict[str, Any]:
-        data: dict[str, Any] = {}
-        for field in dataclasses.fields(event):
-            name = field.name
-            if name not in _APART:
-                data[name] = self._plain(event, name, getattr(event, name))
-        return data
 
-    def _plain(self, event: e.Event, name: str, value: Any) -> Any:
-        if value is None:
-            return None
-        if name in _MOMENTS:
-            return None if name == "not_before" and not value else moment(int(value))
-        if name == "delay":
-            return timedelta(microseconds=value)
-        if isinstance(event, e.CallRecorded):
-            return value
-        if name == "error":
-            return ErrorInfo.from_json(value)
-        if name == "changes":
-            return {field: self._values.open(tree) for field, tree in value.items()}
-        return self._values.open(value) if name in _VALUES else value
+def plain_data(event: e.Event, values: Values) -> dict[str, Any]:
+    """An event's own fields by name, as people see them: user values as plain Python values, errors as `ErrorInfo`,
+    moments as `datetime`."""
+    data: dict[str, Any] = {}
+    for field in dataclasses.fields(event):
+        name = field.name
+        if name not in _APART:
+            data[name] = _plain(event, name, getattr(event, name), values)
+    return data
+
+
+def _plain(event: e.Event, name: str, value: Any, values: Values) -> Any:
+    if value is None:
+        return None
+    if name in _MOMENTS:
+        return None if name == "not_before" and not value else moment(int(value))
+    if name == "delay":
+        return timedelta(microseconds=value)
+    if isinstance(event, e.CallRecorded):
+        return value
+    if name == "error":
+        return ErrorInfo.from_json(value)
+    if name == "changes":
+        return {field: values.open(tree) for field, tree in value.items()}
+    return values.open(value) if name in _VALUES else value
 
 
 _APART = frozenset({"at", "actor", "cause"})
 _MOMENTS = frozenset({"until", "retry_at", "deadline", "due", "not_before"})
+_SPAN = frozenset({"created", "ended"})
 _VALUES = frozenset({"input", "output", "result", "data", "payload"})
 
 

@@ -16,7 +16,7 @@ from wfes.core.state import InstanceState, Status
 from wfes.errors import OutsideHandler
 from wfes.handler import scope as scopes
 from wfes.names import Event
-from wfes.outcomes import output_tree
+from wfes.outcomes import check_known, output_tree
 from wfes.views import ProgressView, RecordedEvent, Wait, moment
 
 if TYPE_CHECKING:
@@ -82,12 +82,14 @@ class Instance(Generic[Out_co]):
     @property
     def input(self) -> Any:
         """Its input."""
+        check_known(self._state)
         definition = self._engine.workflow(self.workflow)
         return self._opened(self._state.input, ABSENT if definition is None else definition.input_type)
 
     @property
     def output(self) -> Out_co | None:
         """What it returned, once it is completed; else None."""
+        check_known(self._state)
         if self._state.ended is not Status.COMPLETED:
             return None
         return cast("Out_co | None", self._output(self._state.output))
@@ -95,6 +97,7 @@ class Instance(Generic[Out_co]):
     @property
     def error(self) -> ErrorInfo | None:
         """What failed it, or None."""
+        check_known(self._state)
         return None if self._state.error is None else ErrorInfo.from_json(self._state.error)
 
     @property
@@ -106,6 +109,7 @@ class Instance(Generic[Out_co]):
     def state(self) -> Any:
         """Its recorded state, as the workflow's `state` model; a dict where this engine does not know the workflow;
         None where it has none."""
+        check_known(self._state)
         fields = self._state.fields
         definition = self._engine.workflow(self.workflow)
         model = None if definition is None else definition.state_type

@@ -6,12 +6,23 @@ from wfes.core import events as e
 from wfes.core.codec import Json
 from wfes.core.error_info import ErrorInfo
 from wfes.core.state import InstanceState, Status
-from wfes.errors import WorkflowAborted, WorkflowCancelled, WorkflowFailed, WorkflowTimedOut
+from wfes.errors import (
+    ArchiveUnavailable,
+    WorkflowAborted,
+    WorkflowCancelled,
+    WorkflowFailed,
+    WorkflowTimedOut,
+)
 
 
 def ended(state: InstanceState) -> e.Event | None:
-    """The event that ended an instance, as far as its state tells it; None while it is not over."""
+    """The event that ended an instance, as far as its state tells it; None while it is not over.
+
+    Raises:
+        ArchiveUnavailable: It is archived, and the archive cannot be read.
+    """
     at = state.at
+    check_known(state)
     match state.ended:
         case None:
             return None
@@ -25,6 +36,19 @@ def ended(state: InstanceState) -> e.Event | None:
             return e.WorkflowCancelled(at=at, reason=state.reason)
         case _:
             return e.WorkflowTimedOut(at=at, reason=state.reason)
+
+
+def check_known(state: InstanceState) -> None:
+    """Raises `ArchiveUnavailable` where all that is known is what the log says about an archived instance."""
+    if state.hollow:
+        file = state.archived[0] if state.archived is not None else ""
+        raise ArchiveUnavailable(
+            file,
+            f"of this {state.status} instance of workflow {state.workflow!r} only what the log itself says is "
+            "known; the file must be in the folder named like the log's file with .archive behind it, as it was "
+            "written",
+            state.id,
+        )
 
 
 def output_tree(id: str, workflow: str, end: e.Event) -> Json:

@@ -273,7 +273,12 @@ class Parts:
             if known is not None:
                 return known
             async with asyncio.timeout(seconds):
-                return await waiter
+                end = await waiter
+            if isinstance(end, e.HistoryArchived):
+                known = ended(await self.histories.state(id))
+                assert known is not None
+                return known
+            return end
         except TimeoutError:
             after = durations.text(round((seconds or 0) * durations.SECOND))
             raise TimeoutError(
@@ -362,6 +367,7 @@ def _definition(workflow: Workflow[Any, Any], now: int) -> e.WorkflowDefined:
         version=workflow.version,
         digest=workflow.digest,
         deadline=workflow.deadline_micros,
+        retention=workflow.retention_micros,
     )
 
 

@@ -7,12 +7,16 @@ closed, and holds nothing between two items, so a slow reader costs nothing but 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from itertools import islice
+
+from eventsourcing.persistence import Notification
 
 from wfes.core.events import CATALOGUE
 from wfes.errors import EngineNotOpen
 from wfes.history import PAGE, Histories, Viewer
 from wfes.log.application import decode
+from wfes.log.archived import missed, whole_log
 from wfes.log.port import Log
 from wfes.runtime.values import Values
 from wfes.validation import shown
@@ -61,16 +65,11 @@ async def recorded_events(
 ) -> AsyncGenerator[RecordedEvent]:
     """Every event behind a position, without end; only of these topics, where there are any."""
     viewer = Viewer(histories, values)
+    pages = _Pages(log, topics)
 
     def page(after: int) -> tuple[list[RecordedEvent], int]:
-        # Asked before reading: what is committed meanwhile is read by the next turn.
-        head = log.max_notification_id()
-        stored = log.select_notifications(after, PAGE, topics=topics, inclusive_of_start=False)
-        shown_events = viewer.view(map(decode, stored))
-        full = len(shown_events) >= PAGE
-        return shown_events, shown_events[-1].position if full else max(
-            after, head, *_positions(shown_events)
-        )
+        stored, upto = pages.behind(after)
+        return viewer.view(map(decode, stored)), upto
 
     while not positions.is_closed():
         try:
@@ -91,5 +90,31 @@ async def recorded_events(
                 return
 
 
-def _positions(events: list[RecordedEvent]) -> tuple[int, ...]:
-    return (events[-1].position,) if events else (0,)
+class _Pages:
+    """Pages of a log in order, as if nothing had ever left it."""
+
+    def __init__(self, log: Log, topics: tuple[str, ...]) -> None:
+        self._log = log
+        self._topics = topics
+        self._past: Iterator[Notification] | None = None
+        self._past_end = 0
+
+    def behind(self, after: int) -> tuple[Sequence[Notification], int]:
+        """The next events, and the position up to which they are all there are."""
+        if self._past is None:
+            # Asked before reading: what is committed meanwhile is read by the next turn.
+            head = self._log.max_notification_id()
+            page = self._log.select_notifications(after, PAGE, topics=self._topics, inclusive_of_start=False)
+            if not missed(self._log, after):
+                return page, page[-1].id if len(page) >= PAGE else max([after, head, *_last(page)])
+            self._past = whole_log(self._log, after, self._topics, upto=head)
+            self._past_end = head
+        page = list(islice(self._past, PAGE))
+        if len(page) >= PAGE:
+            return page, page[-1].id
+        self._past = None
+        return page, max(after, self._past_end)
+
+
+def _last(page: Sequence[Notification]) -> list[int]:
+    return [page[-1].id] if page else []

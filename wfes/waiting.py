@@ -51,6 +51,11 @@ class Ends:
                         waiter.set_result(event)
             elif isinstance(event, e.WorkflowRetried):
                 self._drop(id)
+            elif isinstance(event, e.HistoryArchived):
+                # Its end has left the log, perhaps before this process came to hear of it: whoever waits looks.
+                for waiter in self._waiters.pop(id, ()):
+                    if not waiter.done():
+                        waiter.set_result(event)
         while len(self._known) > ENDS_MAX or self._bytes > ENDS_MAX_BYTES:
             self._drop(next(iter(self._known)))
             self._forgot()

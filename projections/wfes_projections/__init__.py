@@ -7,16 +7,20 @@ from wfes_projections.counts import Counts
 from wfes_projections.instances import Instances, InstanceTags
 from wfes_projections.listeners import Listeners
 from wfes_projections.requests import Requests
+from wfes_projections.retention import Archived, Ended, Retentions
 from wfes_projections.subscriptions import Subscriptions
 from wfes_projections.waiters import Waiters
 from wfes_projections.work import Work
 
 __all__ = [
+    "Archived",
     "Counts",
+    "Ended",
     "InstanceTags",
     "Instances",
     "Listeners",
     "Requests",
+    "Retentions",
     "Subscriptions",
     "Waiters",
     "Work",
@@ -35,4 +39,7 @@ def inline() -> list[StateProjection]:
         Listeners(),
         Waiters(),
         Subscriptions(),
+        Ended(),
+        Archived(),
+        Retentions(),
     ]

@@ -15,6 +15,8 @@ from wfes.core.events import Event
 from wfes.core.evolve import evolve
 from wfes.core.state import InstanceState
 from wfes.log.application import decode, digest
+from wfes.log.archive import Archive
+from wfes.log.archived import whole_history
 from wfes.log.port import WriteTransaction
 from wfes.log.rows import OWN, Rows
 from wfes.log.weight import Weight
@@ -56,13 +58,21 @@ class Cache:
         max_entries: how many streams are remembered.
         max_bytes: how many bytes of larger values they may hold together.
         workers: ids of this process's workers; what they own is not forgotten.
+        archive: where histories that left the log are.
     """
 
-    def __init__(self, max_entries: int, max_bytes: int, workers: Collection[str]) -> None:
+    def __init__(
+        self,
+        max_entries: int,
+        max_bytes: int,
+        workers: Collection[str],
+        archive: Archive | None = None,
+    ) -> None:
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._max_entries = max_entries
         self._max_bytes = max_bytes
         self._workers = workers
+        self._archive = archive
         self._trimmed_to = 0
         self.weight = 0
 
@@ -82,7 +92,7 @@ class Cache:
         if entry is not None:
             self._entries.move_to_end(stream)
             return entry
-        entry = load(stream, transaction)
+        entry = load(stream, transaction, self._archive)
         self._entries[stream] = entry
         self.weight += entry.weight.total
         return entry
@@ -124,15 +134,18 @@ class Cache:
         self._trimmed_to = len(entries)
 
 
-def load(stream: str, transaction: WriteTransaction) -> Entry:
-    """A stream's entry from the log."""
+def load(stream: str, transaction: WriteTransaction, archive: Archive | None = None) -> Entry:
+    """A stream's entry from the log, and from the archive where its events have left the log."""
     entry = Entry(stream)
     state = entry.state
     last = None
     if state is None:
         last = transaction.last(stream)
     else:
-        for last in transaction.history(stream):
+        stored = transaction.history(stream)
+        if archive is not None:
+            stored = whole_history(stored, stream, archive)
+        for last in stored:
             event = decode(last).event
             evolve(state, event, last.originator_version)
             entry.weight.count(event, len(last.state))

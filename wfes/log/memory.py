@@ -16,7 +16,7 @@ from eventsourcing.popo import POPOApplicationRecorder
 
 from wfes.errors import LogUnavailable
 from wfes.log.application import chained
-from wfes.log.archive import MemoryArchive
+from wfes.log.archive import Archive, MemoryArchive
 from wfes.log.port import Row, StoredRow
 
 
@@ -121,7 +121,7 @@ class MemoryLog(POPOApplicationRecorder):
     def __init__(self, url: str = "sqlite://") -> None:
         super().__init__()
         self.url = url
-        self.archive = MemoryArchive()
+        self.archive: Archive = MemoryArchive()
         self._topics: set[str] = set()
         self._connection: sqlite3.Connection | None = None
         self._blobs: dict[str, bytes] = {}

@@ -36,7 +36,7 @@ from eventsourcing.sqlite import (
 
 from wfes.errors import LogUnavailable
 from wfes.log.application import chained
-from wfes.log.archive import FileArchive
+from wfes.log.archive import Archive, FileArchive
 from wfes.log.port import Row, StoredRow
 from wfes.log.sqlite_errors import check_path, unavailable
 from wfes.log.statements import schema, statement
@@ -173,7 +173,7 @@ class SQLiteLog(SQLiteApplicationRecorder):
     def __init__(self, path: str | Path, url: str | None = None) -> None:
         self.path = Path(path).absolute()
         self.url = url or f"sqlite:///{self.path}"
-        self.archive = FileArchive(self.path.with_name(f"{self.path.name}.archive"))
+        self.archive: Archive = FileArchive(self.path.with_name(f"{self.path.name}.archive"))
         self._name = f"file:{quote(str(self.path))}"
         super().__init__(_Datastore(self._name), "wfes_events")
         self._writing: sqlite3.Connection | None = None

@@ -131,7 +131,7 @@ class Writer:
         self._queue_max = queue_max
         self._batch_max = batch_max
         self._command_timeout = command_timeout
-        self._cache = Cache(cache_max, cache_bytes_max, self.workers)
+        self._cache = Cache(cache_max, cache_bytes_max, self.workers, log.archive)
         self._queue: queue.SimpleQueue[Member | None] = queue.SimpleQueue()
         self._held: deque[_Taken] = deque()
         self._in_hand = 0

@@ -154,6 +154,8 @@ class Start:
     def _check_same(self, existing: InstanceState) -> None:
         if existing.workflow != self.workflow:
             raise InstanceExists(self.id, existing.workflow)
+        if existing.hollow and not self.derived:
+            raise InstanceExists(self.id, existing.workflow, "its input is in an archive that cannot be read")
         if not self.derived and not same_tree(existing.input, self.input):
             raise InstanceExists(self.id, existing.workflow, "its input is another")
 

@@ -15,12 +15,15 @@ from typing import Any
 
 from wfes.core import decide
 from wfes.core import events as e
-from wfes.core.state import InstanceState
+from wfes.core.error_info import ErrorInfo
+from wfes.core.state import InstanceState, Status
 from wfes.errors import WfesError
 from wfes.log.port import Tx
 
 Reaction = Callable[[Tx, str, Any, InstanceState], None]
 """Called with the transaction, the stream, the event just appended and the instance's state after it."""
+
+_HOLLOW = "instance {!r} has ended as {}; its history is archived, and the archive cannot be read"
 
 WAITERS = "SELECT waiter, path FROM wfes_waiters WHERE target = ? ORDER BY waiter, path"
 
@@ -43,6 +46,12 @@ def _tell(tx: Tx, waiter: str, path: str, target: InstanceState, at: int) -> Non
     wait = waiting.waits.get(path)
     if wait is None or wait.target != target.id or wait.ready:
         return
+    status, error = str(target.status), target.error
+    if target.hollow:
+        # Its output is in an archive that is not there: said as it is, for None would be taken for what it returned.
+        message = _HOLLOW.format(target.id, status)
+        error = ErrorInfo(type="wfes.ArchiveUnavailable", message=message).to_json()
+        status = str(Status.FAILED)
     tx.append(
         waiter,
         [
@@ -50,9 +59,9 @@ def _tell(tx: Tx, waiter: str, path: str, target: InstanceState, at: int) -> Non
                 at=at,
                 path=path,
                 instance=target.id,
-                status=str(target.status),
+                status=status,
                 output=target.output,
-                error=target.error,
+                error=error,
             )
         ],
     )

@@ -5,7 +5,7 @@ A rebuild is the projection's own function over every fold of the log: what it g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from eventsourcing.persistence import Notification
 
@@ -15,12 +15,11 @@ from wfes.core.evolve import evolve
 from wfes.core.state import InstanceState
 from wfes.errors import UnknownEvent
 from wfes.log.application import decode
+from wfes.log.archived import whole_log
 from wfes.log.port import Log
 from wfes.log.rows import OWN, InlineRows, Target
 from wfes.subscription import registry
 from wfes.subscription.state import StateProjection
-
-_PAGE = 5_000
 
 
 def bring_up(log: Log, projections: Sequence[StateProjection]) -> list[str]:
@@ -49,18 +48,11 @@ def bring_up(log: Log, projections: Sequence[StateProjection]) -> list[str]:
             registry.put(target.query, registry.Entry(projection.name, projection.version))
         if stale:
             # Nobody else can append while the write lock is held, so what readers see is everything.
-            fill(target, stale, _everything(log))
+            fill(target, stale, whole_log(log, lenient=True))
             target.commit()
     finally:
         target.rollback()
     return [projection.name for projection in stale]
-
-
-def _everything(log: Log) -> Iterator[Notification]:
-    position = 0
-    while page := log.select_notifications(position, _PAGE, inclusive_of_start=False):
-        yield from page
-        position = page[-1].id
 
 
 def fill(
