@@ -23,8 +23,10 @@ from wfes_projections.query import Read, Row
 
 SCAN_MAX = 2_000
 """How many rows of an index one page looks at."""
-COUNTED_MAX = 10_000
+COUNTED_MAX = 5_000
 """How many entries of an index an estimate counts; beyond, it goes by how dense they lie in time."""
+WINDOWS = 8
+"""From how many moments on it looks at them."""
 SAMPLED_MAX = 500
 """How many rows an estimate tests."""
 
@@ -265,7 +267,7 @@ def count(read: Read, listing: Listing, conditions: Sequence[Condition], span: S
 def estimate(read: Read, listing: Listing, conditions: Sequence[Condition], span: Span) -> tuple[int, bool]:
     """About how many rows there are, in bounded time, and whether that is exact.
 
-    Of a long range it looks at both ends: how dense the entries lie in time, and how many of them pass the tests.
+    Of a long range it looks at parts: how dense the entries lie in time, and how many at both ends pass the tests.
     """
     if any(not given.values for given in conditions):
         return 0, True
@@ -287,23 +289,31 @@ def estimate(read: Read, listing: Listing, conditions: Sequence[Condition], span
 def _size(
     read: Read, drive: Drive, span: Span, range_: tuple[object, ...], entries: int
 ) -> tuple[float, bool]:
-    """How many entries a range has, and whether that is exact."""
+    """How many entries a range has, and whether that is exact.
+
+    One with more than so many entries is looked at from several moments on: entries for the time they take.
+    """
     moment = f"{drive.index.alias}.{drive.listing.moment}"
-    ends: list[tuple[int, int, int]] = []
-    for newest in (True, False):
-        text, params = drive.select(f"{moment} AS at", span.whole(), range_, rows=False)
-        text = f"{text} ORDER BY {moment} {'DESC' if newest else 'ASC'} LIMIT ?"
-        ((number, first, last),) = read(
-            f"SELECT count(*), min(at), max(at) FROM ({text}) AS s", [*params, entries // 2]
-        )
-        if number < entries // 2:
-            return number, True
-        ends.append((number, first, last))
-    (number, late, latest), (_, earliest, early) = ends
-    looked = (latest - late) + (early - earliest)
-    if late <= early or not looked:
-        return 2.0 * number, False
-    return max(2.0 * number, 2.0 * number * (latest - earliest) / looked), False
+
+    def ends(order: str, start: int | None, limit: int) -> tuple[int, int, int]:
+        given = Span(after=span.after if start is None else start, before=span.before)
+        text, params = drive.select(f"{moment} AS at", given, range_, rows=False)
+        text = f"SELECT count(*), min(at), max(at) FROM ({text} ORDER BY {moment} {order} LIMIT ?) AS s"
+        ((number, first, last),) = read(text, [*params, limit])
+        return number, first, last
+
+    number, earliest, _ = ends("ASC", None, entries)
+    if number < entries:
+        return number, True
+    _, _, latest = ends("DESC", None, 1)
+    windows = max(2, WINDOWS // len(drive.ranges))
+    seen, took = 0, 0
+    for window in range(windows):
+        start = earliest + (latest - earliest) * window // windows
+        number, _, last = ends("ASC", start, max(2, entries // windows))
+        seen += number
+        took += last - start
+    return max(float(entries), seen * (latest - earliest) / took if took else 0.0), False
 
 
 def _sample(
