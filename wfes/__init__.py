@@ -51,7 +51,7 @@ from wfes.subscription.projection import Projection, on, query
 from wfes.subscription.reader import Reader
 from wfes.subscription.table import Row
 from wfes.version import __version__
-from wfes.views import DataRequest, InstanceRow, Page, RecordedEvent
+from wfes.views import DataRequest, InstanceCounts, InstanceRow, Page, RecordedEvent
 from wfes.workflow import Concurrency, Event, Request, Schedule, Workflow, workflow
 
 __all__ = [
@@ -67,6 +67,7 @@ __all__ = [
     "ErrorInfo",
     "Event",
     "Instance",
+    "InstanceCounts",
     "InstanceEnded",
     "InstanceExists",
     "InstanceNotFound",

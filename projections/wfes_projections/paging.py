@@ -26,7 +26,9 @@ SCAN_MAX = 2_000
 COUNTED_MAX = 5_000
 """How many entries of an index an estimate counts; beyond, it goes by how dense they lie in time."""
 WINDOWS = 8
-"""From how many moments on it looks at them."""
+"""From how many moments on it looks at them, where it walks one range of an index."""
+WINDOWS_MIN = 4
+"""The same in each of several ranges."""
 SAMPLED_MAX = 500
 """How many rows an estimate tests."""
 
@@ -306,7 +308,7 @@ def _size(
     if number < entries:
         return number, True
     _, _, latest = ends("DESC", None, 1)
-    windows = max(2, WINDOWS // len(drive.ranges))
+    windows = max(WINDOWS_MIN, WINDOWS // len(drive.ranges))
     seen, took = 0, 0
     for window in range(windows):
         start = earliest + (latest - earliest) * window // windows

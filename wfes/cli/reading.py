@@ -13,7 +13,7 @@ from wfes.cli.timeline import Row, Timeline
 from wfes.cli.values import clipped, clock, error_text, gist, json_text, short, span
 from wfes.core.state import Status
 from wfes.instance import Instance
-from wfes.views import DataRequest, InstanceRow, Page, RecordedEvent
+from wfes.views import DataRequest, InstanceCounts, InstanceRow, Page, RecordedEvent
 
 BAR_CHARS = 24
 INNER_SHOWN_MAX = 8
@@ -33,6 +33,7 @@ NOTE_CHARS = 70
 @click.option("--tag", "tags", multiple=True, help="Only with this tag; several: with all of them.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="So many at most.")
 @click.option("--cursor", help="Where the page before ended, as it said.")
+@click.option("--count", is_flag=True, help="How many there are by workflow and status, instead of a list.")
 @json_option
 @click.pass_obj
 def ls(
@@ -43,9 +44,18 @@ def ls(
     tags: tuple[str, ...],
     limit: int,
     cursor: str | None,
+    count: bool,
     as_json: bool,
 ) -> None:
-    """List instances, the newest first."""
+    """List instances, the newest first.
+
+    Several filters must all hold. A page may then be short, or empty, and still name a cursor that goes on.
+    """
+    if count:
+        if statuses or key or tags or cursor:
+            raise click.UsageError("--count goes with --workflow alone: the counts are by status already")
+        _print_counts(screen(), perform(_counts(place, workflow)), as_json=as_json)
+        return
 
     async def read() -> Page[InstanceRow]:
         async with opened(place) as engine:
@@ -61,9 +71,17 @@ def ls(
     page = perform(read())
     out = screen()
     if as_json:
-        out.json({"items": page.items, "cursor": page.cursor, "position": page.position})
+        out.json(
+            {
+                "items": page.items,
+                "cursor": page.cursor,
+                "position": page.position,
+                "total": page.total,
+                "total_exact": page.total_exact,
+            }
+        )
         return
-    if not page.items:
+    if not page.items and page.cursor is None:
         out.line("no instances" + (" like that" if workflow or statuses or key or tags or cursor else ""))
         return
     rows: list[list[Part]] = [
@@ -78,9 +96,46 @@ def ls(
         ]
         for row in page.items
     ]
-    out.table(["id", "workflow", "status", "created", "since", "key", "tags"], rows)
+    if rows:
+        out.table(["id", "workflow", "status", "created", "since", "key", "tags"], rows)
+    if page.total is not None:
+        about = "" if page.total_exact else "about "
+        out.line((f"{len(page.items)} of {about}{page.total:,}", "dim"))
     if page.cursor:
         out.line((f"more: --cursor {page.cursor}", "dim"))
+
+
+async def _counts(place: Place, workflow: str | None) -> InstanceCounts:
+    async with opened(place) as engine:
+        return await engine.counts(workflow)
+
+
+def _print_counts(out: Screen, counts: InstanceCounts, *, as_json: bool) -> None:
+    if as_json:
+        out.json(
+            {
+                "workflows": counts.workflows,
+                "statuses": counts.statuses,
+                "total": counts.total,
+                "position": counts.position,
+            }
+        )
+        return
+    if not counts.total:
+        out.line("no instances")
+        return
+    statuses = counts.statuses
+    rows: list[list[Part]] = [
+        [
+            (name, "strong"),
+            *(f"{its[status]:,}" if status in its else "" for status in statuses),
+            f"{sum(its.values()):,}",
+        ]
+        for name, its in counts.workflows.items()
+    ]
+    if len(rows) > 1:
+        rows.append([("all", "dim"), *(f"{number:,}" for number in statuses.values()), f"{counts.total:,}"])
+    out.table(["workflow", *map(str, statuses), "total"], rows)
 
 
 @click.command()
