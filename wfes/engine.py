@@ -32,16 +32,20 @@ from wfes.handler.execution import Execution
 from wfes.hosting import Host, call
 from wfes.instance import Instance
 from wfes.log.open import open_log
+from wfes.models import checked_projections
 from wfes.names import Event
 from wfes.parts import Parts, by_name, count
 from wfes.queries import Lists
 from wfes.reading import Reading
+from wfes.readmodels import ReadModels
+from wfes.retention import Pruning
 from wfes.runtime.clock import Clock, SystemClock
 from wfes.runtime.commands import Command, GetOrCreate, Start
 from wfes.runtime.descriptions import described
 from wfes.runtime.values import MAX_PAYLOAD, Values
 from wfes.runtime.worker import GRACE_SECONDS
 from wfes.stream import checked_position
+from wfes.subscription.projection import Projection
 from wfes.validation import is_a, shown
 from wfes.views import DataRequest, RecordedEvent
 
@@ -54,7 +58,7 @@ _log = logging.getLogger("wfes")
 URL_DEFAULT = "sqlite:///wfes.db"
 
 
-class Engine(Reading):
+class Engine(Reading, ReadModels, Pruning):
     """Durable workflows on one log.
 
     Use it as `async with Engine(...)`, or as `with Engine(...)` from code that is not async.
@@ -73,7 +77,7 @@ class Engine(Reading):
         *,
         workflows: Iterable[Workflow[Any, Any]] = (),
         conversations: Iterable[Any] = (),
-        projections: Iterable[Any] = (),
+        projections: Iterable[Projection | type[Projection]] = (),
         worker: bool = True,
         max_running: int = 1000,
         keys: Any = None,
@@ -87,7 +91,7 @@ class Engine(Reading):
                 `sqlite:///wfes.db`.
             workflows: The workflows it knows; their instances run here, unless `worker` is False.
             conversations: Not supported by this release.
-            projections: Not supported by this release.
+            projections: The projections it keeps up to date and answers queries from: classes, or made ones.
             worker: Whether instances run in this process.
             max_running: How many may be in memory at a time, at least 1.
             keys: Not supported by this release.
@@ -96,11 +100,12 @@ class Engine(Reading):
 
         Raises:
             DuplicateWorkflow: Two workflows have the same name.
+            DuplicateProjection: Two projections have the same name, or tables of the same name.
             TypeError: Something is of the wrong type.
             ValueError: The URL names no log, or a number cannot be meant.
             NotSupported: An option that this release does not have yet.
         """
-        for option, given in (("conversations", conversations), ("projections", projections), ("keys", keys)):
+        for option, given in (("conversations", conversations), ("keys", keys)):
             if given is not None and (
                 not isinstance(given, Collection) or len(cast("Collection[Any]", given))
             ):
@@ -113,7 +118,9 @@ class Engine(Reading):
         _say_unsupported(self._workflows.values())
         self._max_running = count(max_running, "max_running") if worker else None
         self.values = Values(self._log.get_blob, count(max_payload, "max_payload"))
-        self._parts = Parts(self, self._log, self.values, self._workflows)
+        self._parts = Parts(
+            self, self._log, self.values, self._workflows, checked_projections(projections)
+        )
         self.calls = Calls(self._workflows, self.values, self._parts.now)
         self._lists = Lists(self._log)
         # Definitions of other workflows whose handles were asked for here: their types, for decoding.
@@ -527,7 +534,6 @@ def _say_unsupported(workflows: Iterable[Workflow[Any, Any]]) -> None:
         given = {
             "schedule": workflow.schedules,
             "concurrency": workflow.concurrency,
-            "retention": workflow.retention_micros,
         }
         for option, value in given.items():
             if value:

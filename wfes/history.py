@@ -216,7 +216,7 @@ def plain_data(event: e.Event, values: Values) -> dict[str, Any]:
 def _plain(event: e.Event, name: str, value: Any, values: Values) -> Any:
     if value is None:
         return None
-    if name in _MOMENTS:
+    if name in _MOMENTS or (name in _SPAN and isinstance(event, e.HistoryArchived)):
         return None if name == "not_before" and not value else moment(int(value))
     if name == "delay":
         return timedelta(microseconds=value)

@@ -23,13 +23,17 @@ from wfes.errors import DuplicateWorkflow, EngineNotOpen
 from wfes.history import Histories
 from wfes.log.port import Log
 from wfes.log.writer import Batch, Writer
+from wfes.models import Models
 from wfes.outcomes import ended
 from wfes.runtime import leases
 from wfes.runtime.clock import Clock
 from wfes.runtime.commands import Claim, Command, Define, GetOrCreate, Start, Submission
+from wfes.runtime.pruning import Archivist
 from wfes.runtime.reactions import REACTIONS
+from wfes.runtime.retention import Retention
 from wfes.runtime.values import Values
 from wfes.runtime.worker import Worker
+from wfes.subscription.projection import Projection
 from wfes.subscription.rebuild import bring_up
 from wfes.validation import shown
 from wfes.waiting import Ends, Positions
@@ -58,10 +62,16 @@ class Parts:
         thread: That loop's thread.
         clock: The engine's clock.
         histories: Reads instances.
+        models: The projections.
     """
 
     def __init__(
-        self, engine: Engine, log: Log, values: Values, workflows: Mapping[str, Workflow[Any, Any]]
+        self,
+        engine: Engine,
+        log: Log,
+        values: Values,
+        workflows: Mapping[str, Workflow[Any, Any]],
+        projections: Mapping[str, Projection],
     ) -> None:
         self._engine = engine
         self._log = log
@@ -70,12 +80,15 @@ class Parts:
         self.phase = "new"
         self.thread = 0
         self.histories = Histories(log, values)
+        self.models = Models(log, values, projections)
         self.loop: asyncio.AbstractEventLoop | None = None
         self.clock: Clock | None = None
         self._writer: Writer | None = None
         self._worker: Worker | None = None
         self._ends: Ends | None = None
         self._positions: Positions | None = None
+        self._archivist: Archivist | None = None
+        self._retention: Retention | None = None
         self._closing: asyncio.Future[None] | None = None
 
     # -- Opening and closing -----------------------------------------------------------------------------------------
@@ -116,7 +129,9 @@ class Parts:
             self._positions = Positions(loop)
             self._positions.tell(self._log.max_notification_id())
             self._writer = self._started_writer(loop, self.clock)
+            self._archivist = Archivist(self._log, self._writer.submit, self.clock.now)
             self.phase = "open"
+            self.models.start(loop, self._writer.submit, self.clock.now)
             if self._workflows:
                 now = self.clock.now()
                 await self.submitted(
@@ -153,6 +168,9 @@ class Parts:
         writer.workers.add(worker.worker)
         await worker.start()
         self._worker = worker
+        assert self._archivist is not None
+        self._retention = Retention(self._log, self._archivist, clock)
+        self._retention.start()
 
     async def close(self, grace_seconds: float) -> None:
         """A clean stop; a second call waits for the first."""
@@ -168,10 +186,13 @@ class Parts:
 
     async def _close(self, grace_seconds: float) -> None:
         try:
+            if self._retention is not None:
+                await self._retention.stop()
             if self._worker is not None:
                 await self._worker.stop(grace_seconds)
         finally:
             self.phase = "closing"
+            await self.models.stop()
             try:
                 if self._writer is not None:
                     await asyncio.to_thread(self._writer.stop)
@@ -212,7 +233,9 @@ class Parts:
         """Whether every handler in memory only waits and nothing is on its way to the log."""
         if self._writer is not None and self._writer.backlog:
             return False
-        return self._worker is None or self._worker.quiet
+        if self._retention is not None and self._retention.is_busy:
+            return False
+        return (self._worker is None or self._worker.quiet) and self.models.quiet
 
     # -- Asking ------------------------------------------------------------------------------------------------------
 
@@ -288,6 +311,17 @@ class Parts:
             ends.leave(id, waiter)
 
     @property
+    def archivist(self) -> Archivist:
+        """What moves histories to the archive.
+
+        Raises:
+            EngineNotOpen: The engine is not open.
+        """
+        self.check_open()
+        assert self._archivist is not None
+        return self._archivist
+
+    @property
     def positions(self) -> Positions:
         """What the log's newest position is.
 
@@ -323,7 +357,10 @@ class Parts:
         self._ends.tell(batch.events, batch.head)
         if self._worker is not None:
             self._worker.deliver(batch)
+        if self._retention is not None:
+            self._retention.tell(batch.events)
         self._positions.tell(batch.head)
+        self.models.tell(batch.head)
 
 
 class _Starting(Submission):
