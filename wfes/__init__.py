@@ -12,6 +12,7 @@ from wfes.engine import Engine
 from wfes.errors import (
     ArchiveUnavailable,
     ChildWorkflowError,
+    DuplicateProjection,
     DuplicateWorkflow,
     EngineNotOpen,
     ErrorInfo,
@@ -25,6 +26,8 @@ from wfes.errors import (
     NotSupported,
     OutsideHandler,
     PayloadTooLarge,
+    ProjectionNotReady,
+    ProjectionStopped,
     RedactionUnavailable,
     RequestNotPending,
     StateReadOnly,
@@ -32,6 +35,7 @@ from wfes.errors import (
     StepInterrupted,
     Suspended,
     UnknownEvent,
+    UnknownProjection,
     UnknownRequest,
     UnknownWorkflow,
     UnstorableValue,
@@ -51,16 +55,26 @@ from wfes.subscription.projection import Projection, on, query
 from wfes.subscription.reader import Reader
 from wfes.subscription.table import Row
 from wfes.version import __version__
-from wfes.views import DataRequest, InstanceCounts, InstanceRow, Page, RecordedEvent
+from wfes.views import (
+    Answer,
+    DataRequest,
+    InstanceCounts,
+    InstanceRow,
+    Page,
+    ProjectionStatus,
+    RecordedEvent,
+)
 from wfes.workflow import Concurrency, Event, Request, Schedule, Workflow, workflow
 
 __all__ = [
     "ACTIVE",
     "TERMINAL",
+    "Answer",
     "ArchiveUnavailable",
     "ChildWorkflowError",
     "Concurrency",
     "DataRequest",
+    "DuplicateProjection",
     "DuplicateWorkflow",
     "Engine",
     "EngineNotOpen",
@@ -83,6 +97,9 @@ __all__ = [
     "PayloadTooLarge",
     "Projection",
     "ProjectionEvent",
+    "ProjectionNotReady",
+    "ProjectionStatus",
+    "ProjectionStopped",
     "Reader",
     "RecordedEvent",
     "RedactionUnavailable",
@@ -99,6 +116,7 @@ __all__ = [
     "StepInterrupted",
     "Suspended",
     "UnknownEvent",
+    "UnknownProjection",
     "UnknownRequest",
     "UnknownWorkflow",
     "UnstorableValue",

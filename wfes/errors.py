@@ -146,6 +146,105 @@ class DuplicateWorkflow(WfesError, ValueError):
         return f"two workflows are named {self.name!r}{places}; give one another with @workflow(name=...)"
 
 
+class UnknownSchedule(WfesError, LookupError):
+    """There is no schedule of this name."""
+
+    def __init__(self, name: str, known: Iterable[str] = ()) -> None:
+        super().__init__()
+        self.name = name
+        self.known = tuple(sorted(known))
+
+    def __str__(self) -> str:
+        return (
+            f"there is no schedule named {self.name!r}; there are {_one_of(self.known)}; a workflow's first schedule"
+            " has the workflow's name"
+        )
+
+
+class DuplicateSchedule(WfesError, ValueError):
+    """Two workflows have schedules of the same name."""
+
+    def __init__(self, name: str, first: str, second: str) -> None:
+        super().__init__()
+        self.name = name
+        self.first = first
+        self.second = second
+
+    def __str__(self) -> str:
+        return (
+            f"schedules of workflows {self.first!r} and {self.second!r} are both named {self.name!r}; give one"
+            " another with Schedule(..., name=...)"
+        )
+
+
+class UnknownProjection(WfesError, LookupError):
+    """There is no projection of this name."""
+
+    def __init__(self, name: str, known: Iterable[str] = ()) -> None:
+        super().__init__()
+        self.name = name
+        self.known = tuple(sorted(known))
+
+    def __str__(self) -> str:
+        return (
+            f"this engine has no projection {self.name!r}; it has {_one_of(self.known)}; "
+            "give it to the engine with Engine(projections=[...])"
+        )
+
+
+class DuplicateProjection(WfesError, ValueError):
+    """Two projections of an engine have the same name, or tables of the same name."""
+
+    def __init__(self, name: str, first: str, second: str, *, what: str = "projection") -> None:
+        super().__init__()
+        self.name = name
+        self.first = first
+        self.second = second
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"two projections have a {self.what} named {self.name!r}: {self.first} and {self.second}; rename one"
+
+
+class ProjectionStopped(WfesError):
+    """A handler of the projection raised, and it goes no further.
+
+    Attributes:
+        name: The projection.
+        position: The event it stopped at.
+        error: What its handler raised.
+    """
+
+    def __init__(self, name: str, position: int | None, error: str | None) -> None:
+        super().__init__()
+        self.name = name
+        self.position = position
+        self.error = error
+
+    def __str__(self) -> str:
+        return (
+            f"projection {self.name!r} is stopped at position {self.position}{_because(self.error)}; mend its handler and "
+            f"open the engine again, or let it try again: engine.retry_projection({self.name!r})"
+        )
+
+
+class ProjectionNotReady(WfesError):
+    """The projection's rows are not there yet, or are still those of an older version.
+
+    Attributes:
+        name: The projection.
+        reason: What it waits for, and how far that is.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__()
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"projection {self.name!r} cannot answer this yet: {self.reason}"
+
+
 class UnknownRequest(WfesError, LookupError):
     """The workflow does not declare this request."""
 
@@ -375,6 +474,27 @@ class LogUnavailable(WfesError):
 
     def __str__(self) -> str:
         return f"the log {self.url} is unavailable: {self.reason}"
+
+
+class NewerRelease(LogUnavailable):
+    """Another release of wfes has taken the log over while this process ran.
+
+    Attributes:
+        projection: The engine's own projection whose rows it made anew.
+        version: Of these rows.
+        known: The version that this process has.
+    """
+
+    def __init__(self, url: str, projection: str, version: int, known: int) -> None:
+        which = "a newer" if version > known else "an older"
+        super().__init__(
+            url,
+            f"the rows of projection {projection!r} are version {version} there, and this process has version {known}: "
+            f"{which} release of wfes has taken it over; restart this process with that release",
+        )
+        self.projection = projection
+        self.version = version
+        self.known = known
 
 
 class ArchiveUnavailable(WfesError, LookupError):

@@ -30,6 +30,8 @@ from wfes.runtime.clock import Clock
 from wfes.runtime.commands import Claim, Command, Define, GetOrCreate, Start, Submission
 from wfes.runtime.pruning import Archivist
 from wfes.runtime.reactions import REACTIONS
+from wfes.runtime.schedule_commands import DefineSchedules, declared
+from wfes.runtime.scheduler import Scheduler
 from wfes.runtime.retention import Retention
 from wfes.runtime.values import Values
 from wfes.runtime.worker import Worker
@@ -85,6 +87,7 @@ class Parts:
         self.clock: Clock | None = None
         self._writer: Writer | None = None
         self._worker: Worker | None = None
+        self._scheduler: Scheduler | None = None
         self._ends: Ends | None = None
         self._positions: Positions | None = None
         self._archivist: Archivist | None = None

@@ -175,3 +175,48 @@ class RecordedEvent:
     worker: str | None = None
     code: Any = None
     cause: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[T]):
+    """What a projection's query found.
+
+    Attributes:
+        value: What the query returned.
+        position: The log position that it reflects: every event up to it, and none behind it.
+    """
+
+    value: T
+    position: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectionStatus:
+    """How a projection is.
+
+    Attributes:
+        name, version: The projection, and the version that its rows are of.
+        kind: `"following"`, `"inline"`, or `"state"` for the engine's own that are a function of instances' states.
+        status: `"live"`; `"building"`: made for the first time, or anew beside the old rows; `"stopped"`: a handler raised.
+        position: Every event up to this log position is in the rows.
+        head: The newest position of the log.
+        lag: Events of the log that it is behind; 0 where none of them concerns it.
+        lag_seconds: How long ago the first of them was made.
+        building: How much of the log a rebuild that is under way has done, 0 to 1; None: there is none.
+        error, error_position, error_at: Why, where and when it was stopped.
+        url: The database of its rows, where that is not the log's own.
+    """
+
+    name: str
+    version: int
+    kind: str
+    status: str
+    position: int
+    head: int
+    lag: int
+    lag_seconds: float
+    building: float | None = None
+    error: str | None = None
+    error_position: int | None = None
+    error_at: datetime | None = None
+    url: str | None = None

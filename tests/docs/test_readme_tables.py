@@ -46,7 +46,7 @@ def test_what_is_said_to_be_missing_is_missing(readme: Readme) -> None:
         for name in names:
             assert f"{name}`" in text
             assert not hasattr(kind, name)
-    missing: dict[str, Any] = {"keys": "k", "projections": [1], "conversations": [1]}
+    missing: dict[str, Any] = {"keys": "k", "conversations": [1]}
     for option, value in missing.items():
         assert f"`{option}=`" in text
         with pytest.raises(wfes.NotSupported, match=option):

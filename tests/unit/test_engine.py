@@ -111,7 +111,7 @@ def test_options_that_cannot_be_meant_are_refused() -> None:
         Engine("sqlite://", workflows=checkout)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="max_running is 0"):
         Engine("sqlite://", max_running=0)
-    for option in ("keys", "conversations", "projections"):
+    for option in ("keys", "conversations"):
         made: Any = {option: ["x"]}
         with pytest.raises(NotSupported, match=f"{option}= is not supported"):
             Engine("sqlite://", **made)
