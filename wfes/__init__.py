@@ -13,6 +13,7 @@ from wfes.errors import (
     ArchiveUnavailable,
     ChildWorkflowError,
     DuplicateProjection,
+    DuplicateSchedule,
     DuplicateWorkflow,
     EngineNotOpen,
     ErrorInfo,
@@ -37,6 +38,7 @@ from wfes.errors import (
     UnknownEvent,
     UnknownProjection,
     UnknownRequest,
+    UnknownSchedule,
     UnknownWorkflow,
     UnstorableValue,
     WaitTimeout,
@@ -49,6 +51,8 @@ from wfes.errors import (
 )
 from wfes.handler.step import Step
 from wfes.instance import Instance
+from wfes.retention import Pruned
+from wfes.schedules import ScheduleRow
 from wfes.subscription.buffer import Rows
 from wfes.subscription.event import ProjectionEvent
 from wfes.subscription.projection import Projection, on, query
@@ -75,6 +79,7 @@ __all__ = [
     "Concurrency",
     "DataRequest",
     "DuplicateProjection",
+    "DuplicateSchedule",
     "DuplicateWorkflow",
     "Engine",
     "EngineNotOpen",
@@ -97,6 +102,7 @@ __all__ = [
     "PayloadTooLarge",
     "Projection",
     "ProjectionEvent",
+    "Pruned",
     "ProjectionNotReady",
     "ProjectionStatus",
     "ProjectionStopped",
@@ -109,6 +115,7 @@ __all__ = [
     "Row",
     "Rows",
     "Schedule",
+    "ScheduleRow",
     "StateReadOnly",
     "Status",
     "Step",
@@ -118,6 +125,7 @@ __all__ = [
     "UnknownEvent",
     "UnknownProjection",
     "UnknownRequest",
+    "UnknownSchedule",
     "UnknownWorkflow",
     "UnstorableValue",
     "Wait",

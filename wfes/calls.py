@@ -104,7 +104,7 @@ class Calls:
             parent_path=parent_path,
             seed=os.urandom(8).hex(),
             actor=asked_by(actor),
-            cause=_cause(),
+            cause=cause_here(),
             known=name in self._workflows,
             others=() if name in self._workflows else tuple(self._workflows),
             derived=derived,
@@ -161,7 +161,9 @@ class Calls:
         name, sealed = self._sealed_payload(event, payload)
         if id is not None:
             ids.check_id(id, "event id")
-        command = decide.Send(event=name, payload=sealed.tree, id=id, actor=asked_by(actor), cause=_cause())
+        command = decide.Send(
+            event=name, payload=sealed.tree, id=id, actor=asked_by(actor), cause=cause_here()
+        )
         return Ask(instance, command, sealed.blobs)
 
     def provide(
@@ -187,7 +189,7 @@ class Calls:
             WrongWorkflow: The request is another workflow's.
         """
         refuse_connection(connection)
-        actor, cause = asked_by(actor), _cause()
+        actor, cause = asked_by(actor), cause_here()
 
         def answer(asked: DataRequest) -> Ask:
             return self._answer(asked, data, workflow, actor, cause)
@@ -229,15 +231,19 @@ class Calls:
 
     def cancel(self, instance: str, reason: str | None = None, *, actor: str | None = None) -> Ask:
         """A cancellation."""
-        return Ask(instance, decide.Cancel(reason=_reason(reason), actor=asked_by(actor), cause=_cause()))
+        return Ask(
+            instance, decide.Cancel(reason=checked_reason(reason), actor=asked_by(actor), cause=cause_here())
+        )
 
     def pause(self, instance: str, reason: str | None = None, *, actor: str | None = None) -> Ask:
         """A pause."""
-        return Ask(instance, decide.Pause(reason=_reason(reason), actor=asked_by(actor), cause=_cause()))
+        return Ask(
+            instance, decide.Pause(reason=checked_reason(reason), actor=asked_by(actor), cause=cause_here())
+        )
 
     def resume(self, instance: str, *, actor: str | None = None) -> Ask:
         """The end of a pause."""
-        return Ask(instance, decide.Resume(actor=asked_by(actor), cause=_cause()))
+        return Ask(instance, decide.Resume(actor=asked_by(actor), cause=cause_here()))
 
     def set_timeout(
         self, instance: str, in_: Duration | None = None, at: Any = None, *, actor: str | None = None
@@ -258,7 +264,7 @@ class Calls:
             # On a replay of a handler the moment may have passed since it was recorded.
             if deadline <= now and scopes.current() is None:
                 raise ValueError(f"at is {at!r}, which has passed; it must be in the future")
-        command = decide.SetDeadline(deadline=deadline, actor=asked_by(actor), cause=_cause())
+        command = decide.SetDeadline(deadline=deadline, actor=asked_by(actor), cause=cause_here())
         return Ask(instance, command)
 
     def retry(self, instance: str, workflow: str, *, actor: str | None = None) -> RetryInstance:
@@ -267,7 +273,7 @@ class Calls:
         return RetryInstance(
             instance,
             actor=asked_by(actor),
-            cause=_cause(),
+            cause=cause_here(),
             lifetime=None if definition is None else definition.deadline_micros,
             known=definition is not None,
         )
@@ -298,7 +304,7 @@ class Calls:
             blobs=sealed.blobs,
             key=None if key is None else _text(key, "key"),
             actor=asked_by(actor),
-            cause=_cause(),
+            cause=cause_here(),
         )
 
     def _sealed_payload(self, event: object, payload: Any) -> tuple[str, Sealed]:
@@ -367,13 +373,14 @@ def _text(value: object, what: str) -> str:
     return value
 
 
-def _reason(reason: object) -> str | None:
+def checked_reason(reason: object) -> str | None:
+    """A reason, if it is a text or none."""
     if reason is None or isinstance(reason, str):
         return reason
     raise TypeError(f"reason is {shown(reason)}; it must be a str")
 
 
-def _cause() -> dict[str, str] | None:
+def cause_here() -> dict[str, str] | None:
     """The handler or step this is asked from, else the trace of this context."""
     scope = scopes.current()
     if scope is None:

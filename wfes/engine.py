@@ -44,6 +44,7 @@ from wfes.runtime.commands import Command, GetOrCreate, Start
 from wfes.runtime.descriptions import described
 from wfes.runtime.values import MAX_PAYLOAD, Values
 from wfes.runtime.worker import GRACE_SECONDS
+from wfes.schedules import Schedules
 from wfes.stream import checked_position
 from wfes.subscription.projection import Projection
 from wfes.validation import is_a, shown
@@ -58,7 +59,7 @@ _log = logging.getLogger("wfes")
 URL_DEFAULT = "sqlite:///wfes.db"
 
 
-class Engine(Reading, ReadModels, Pruning):
+class Engine(Reading, ReadModels, Schedules, Pruning):
     """Durable workflows on one log.
 
     Use it as `async with Engine(...)`, or as `with Engine(...)` from code that is not async.
@@ -118,9 +119,7 @@ class Engine(Reading, ReadModels, Pruning):
         _say_unsupported(self._workflows.values())
         self._max_running = count(max_running, "max_running") if worker else None
         self.values = Values(self._log.get_blob, count(max_payload, "max_payload"))
-        self._parts = Parts(
-            self, self._log, self.values, self._workflows, checked_projections(projections)
-        )
+        self._parts = Parts(self, self._log, self.values, self._workflows, checked_projections(projections))
         self.calls = Calls(self._workflows, self.values, self._parts.now)
         self._lists = Lists(self._log)
         # Definitions of other workflows whose handles were asked for here: their types, for decoding.
@@ -532,7 +531,6 @@ def _say_unsupported(workflows: Iterable[Workflow[Any, Any]]) -> None:
                 f"workflow {workflow.name!r} takes `execute`, which this release of wfes does not have yet"
             )
         given = {
-            "schedule": workflow.schedules,
             "concurrency": workflow.concurrency,
         }
         for option, value in given.items():

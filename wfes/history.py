@@ -230,7 +230,8 @@ def _plain(event: e.Event, name: str, value: Any, values: Values) -> Any:
 
 
 _APART = frozenset({"at", "actor", "cause"})
-_MOMENTS = frozenset({"until", "retry_at", "deadline", "due", "not_before"})
+_MOMENTS = frozenset({"until", "retry_at", "deadline", "due", "not_before", "start", "end"})
+_DURATIONS = frozenset({"delay", "jitter", "lifetime"})
 _SPAN = frozenset({"created", "ended"})
 _VALUES = frozenset({"input", "output", "result", "data", "payload"})
 

@@ -17,7 +17,7 @@ from wfes.core import durations
 from wfes.core.durations import Duration
 from wfes.core.retry import Retry
 from wfes.names import Event
-from wfes.schedule import Schedule, schedules
+from wfes.schedule import Schedule, schedule_names, schedules
 from wfes.validation import checked_name, checked_type, explained, is_a, shown
 
 EventName = str | Event[Any]
@@ -98,10 +98,12 @@ class RawOptions:
         """
         default_name = handler_name.strip("_").replace("_", "-") or handler_name
         name = checked_name(default_name if self.name is None else self.name, "workflow")
+        several = schedules(self.schedule)
+        schedule_names(name, several)
         return Options(
             name=name,
             description=_description(self.description, docstring),
-            schedules=schedules(self.schedule),
+            schedules=several,
             timeout_micros=_micros(self.timeout, "timeout"),
             deadline_micros=_micros(self.deadline, "deadline"),
             retention_micros=_micros(self.retention, "retention"),

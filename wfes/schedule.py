@@ -8,6 +8,7 @@ that does not exist) is refused where it is written. Its input is checked agains
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, cast, get_args
@@ -17,6 +18,7 @@ from croniter import croniter
 
 from wfes.core import durations
 from wfes.core.durations import Duration
+from wfes.validation import checked_name
 
 Overlap = Literal["skip", "allow", "queue", "cancel"]
 
@@ -40,6 +42,8 @@ class Schedule:
             until the previous ends, or "cancel" the previous.
         catch_up: What happens to ticks missed while no engine ran: "latest" runs the last of them once, a duration
             all that are not older than it, None none.
+        name: Tells this schedule of its workflow from others, and stays its own if they come and go: it is then
+            called `workflow:name`. Without it the first is called as its workflow, further ones `workflow#2`, ….
 
     Raises:
         ValueError: A field cannot be meant; the message names it.
@@ -54,6 +58,7 @@ class Schedule:
     jitter: Duration | None = None
     overlap: Overlap = "skip"
     catch_up: Duration | Literal["latest"] | None = "latest"
+    name: str | None = None
 
     def __post_init__(self) -> None:
         _check_cron(self.cron)
@@ -66,6 +71,8 @@ class Schedule:
             durations.micros(self.jitter, "jitter")
         if self.catch_up is not None and self.catch_up != "latest":
             durations.micros(self.catch_up, "catch_up")
+        if self.name is not None:
+            checked_name(self.name, "schedule")
 
     @property
     def jitter_micros(self) -> int:
@@ -102,6 +109,33 @@ def schedules(value: str | Schedule | list[str | Schedule] | None) -> tuple[Sche
         else:
             raise TypeError(f"schedule is {one!r}; it must be a cron text, a Schedule or a list of these")
     return tuple(result)
+
+
+def schedule_names(workflow: str, several: Sequence[Schedule]) -> tuple[str, ...]:
+    """What a workflow's schedules are called, in their order.
+
+    Args:
+        workflow: The workflow's name.
+        several: Its schedules.
+
+    Raises:
+        ValueError: Two have the same name.
+
+    >>> schedule_names("report", [Schedule("0 7 * * *"), Schedule("0 9 * * *"), Schedule("0 0 1 * *", name="monthly")])
+    ('report', 'report#2', 'report:monthly')
+    """
+    names: list[str] = []
+    for number, schedule in enumerate(several, 1):
+        if schedule.name is not None:
+            name = f"{workflow}:{schedule.name}"
+        else:
+            name = workflow if number == 1 else f"{workflow}#{number}"
+        if name in names:
+            raise ValueError(
+                f"two schedules of workflow {workflow!r} are named {schedule.name!r}; give one another name"
+            )
+        names.append(name)
+    return tuple(names)
 
 
 def _check_cron(cron: object) -> None:

@@ -30,6 +30,8 @@ QUEUE_MAX = 1_000
 """How many ticks wait at most until the open instances have ended."""
 OPEN_MAX = 1_000
 """How many of the instances that have not ended are remembered, the newest: only `overlap="allow"` gets that far."""
+BATCH_MAX = 200
+"""How many instances one decision starts at most, and how many ticks of a backfill it looks at."""
 ALL = "~"
 """As the name in a cursor: everything that is due at its moment. It sorts behind every tick's name."""
 
@@ -414,8 +416,9 @@ def decide_queued(
 
 
 def _next_queued(working: _Working, present: Collection[str]) -> None:
-    while working.state.queue and (working.state.at_once or not working.active()):
-        tick = working.state.queue[0]
+    for tick in working.state.queue[:BATCH_MAX]:
+        if working.active() and not working.state.at_once:
+            break
         if tick_instance(working.state.name, tick.name) in present:
             working.skip(tick, PRESENT, queued=True)
         else:

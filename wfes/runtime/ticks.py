@@ -74,7 +74,7 @@ class Ticks:
         """See `ticks_of`."""
         fields = cron.split()
         try:
-            self._zone = ZoneInfo(zone)
+            self.zone = ZoneInfo(zone)
             # The date's fields alone: midnight of each day that ticks.
             self._days = " ".join(["0", "0", *fields[2:5]])
             expanded = croniter.expand(cron)[0]
@@ -215,10 +215,10 @@ class Ticks:
     # -- The zone --------------------------------------------------------------------------------------------------
 
     def _local(self, at: int) -> datetime:
-        return (_EPOCH + at * _MICROSECOND).astimezone(self._zone).replace(tzinfo=None, fold=0)
+        return (_EPOCH + at * _MICROSECOND).astimezone(self.zone).replace(tzinfo=None, fold=0)
 
     def _offset(self, nominal: datetime, fold: int) -> timedelta:
-        offset = nominal.replace(tzinfo=self._zone, fold=fold).utcoffset()
+        offset = nominal.replace(tzinfo=self.zone, fold=fold).utcoffset()
         assert offset is not None
         return offset
 
@@ -244,7 +244,7 @@ class Ticks:
         return above * SECOND
 
     def _offset_at(self, at: int) -> timedelta:
-        offset = (_EPOCH + at * _MICROSECOND).astimezone(self._zone).utcoffset()
+        offset = (_EPOCH + at * _MICROSECOND).astimezone(self.zone).utcoffset()
         assert offset is not None
         return offset
 
