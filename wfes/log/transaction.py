@@ -7,7 +7,9 @@ costs a JSON dump, a digest, an applier and one tuple; that is the path of every
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+
+from eventsourcing.persistence import Notification
 
 from wfes.core.chain import digest
 from wfes.core.events import Event, Recorded, WorkflowDefined, WorkflowStarted
@@ -15,6 +17,7 @@ from wfes.core.evolve import evolve
 from wfes.core.state import InstanceState
 from wfes.log.application import body_bytes, decode
 from wfes.log.cache import Cache, Entry
+from wfes.log.event_rows import EventRows
 from wfes.log.port import Row, StoredRow, Tx, WriteTransaction
 from wfes.log.rows import QUIET, InlineRows, Rows
 from wfes.log.weight import LARGE
@@ -33,8 +36,10 @@ class Transaction:
         inline: InlineRows,
         reactions: Mapping[type[Event], Reaction],
         now: int,
+        event_rows: EventRows | None = None,
     ) -> None:
         self.now = now
+        self.write = write
         self.appended = 0
         """How much was changed so far: a member that raises with this unchanged has done nothing."""
         self.notable: list[Recorded] = []
@@ -49,6 +54,10 @@ class Transaction:
         self._touched: list[Entry] = []
         self._dirty: list[Entry] = []
         self._defined: list[WorkflowDefined] = []
+        self._event_rows = event_rows
+        self._handled: Container[type[Event]] = () if event_rows is None else event_rows.handled
+        self._happened: list[Recorded] = []
+        """What was appended and is to be handed to event projections."""
 
     # ---------------------------------------------------------------------------------------- Tx
 
@@ -96,6 +105,8 @@ class Transaction:
                 self._cache.weigh(entry, event, len(stored))
         elif cls is WorkflowDefined:
             self._defined.append(event)  # type: ignore[arg-type]
+        if cls in self._handled:
+            self._happened.append(Recorded(stream, version, event, position))
         if not cls.owner or cls.terminal:
             self.notable.append(Recorded(stream, version, event, position))
         reaction = self._reactions.get(cls)
@@ -125,7 +136,22 @@ class Transaction:
         self.appended += 1
         self._write.put_blob(sha256, content)
 
+    def peek(self, stream: str) -> InstanceState | None:
+        """The state of an instance, if it is in memory."""
+        entry = self._cache.peek(stream)
+        return None if entry is None else entry.state
+
     # -------------------------------------------------------------------------------- the writer's
+
+    def begin(self, seen: int, news: Sequence[Notification]) -> None:
+        """Brings event projections up to the log; before anything is appended.
+
+        Args:
+            seen: the position behind which ``news`` are all events.
+            news: what others committed.
+        """
+        if self._event_rows is not None:
+            self.appended += self._event_rows.begin(self, seen, news)
 
     def flush_events(self) -> None:
         """Makes the buffered events rows of the log."""
@@ -150,16 +176,30 @@ class Transaction:
                 entry.rows = self._inline.rows(entry.state)
                 changes.append((before or self._inline.nothing, entry.rows))
             self._inline.write(self._write, changes)
+        if self._happened:
+            happened, self._happened = self._happened, []
+            assert self._event_rows is not None
+            self._event_rows.run(self, happened)
+
+    def finish(self) -> None:
+        """As ``flush``, and notes how far event projections are; the last thing before a commit."""
+        self.flush()
+        if self._event_rows is not None and self.appended:
+            self._event_rows.finish(self)
 
     def committed(self) -> None:
         """Settles the entries after the commit."""
         for entry in self._touched:
             entry.touched = False
+        if self._event_rows is not None:
+            self._event_rows.committed()
 
     def undone(self) -> None:
         """Drops what is known of the streams appended to: none of it happened."""
         for entry in self._touched:
             self._cache.forget(entry.stream)
+        if self._event_rows is not None:
+            self._event_rows.undone()
 
 
 def _reads(sql: str) -> bool:

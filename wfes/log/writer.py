@@ -30,9 +30,10 @@ from eventsourcing.persistence import Notification
 
 from wfes.core.events import CATALOGUE, Event, Recorded
 from wfes.core.evolve import evolve
-from wfes.errors import LogUnavailable, UnknownEvent
+from wfes.errors import LogUnavailable, NewerRelease, UnknownEvent
 from wfes.log.application import decode, digest
 from wfes.log.cache import Cache
+from wfes.log.event_rows import EventRows
 from wfes.log.outbox import Batch, Outbox
 from wfes.log.port import Log, Member, StoredRow, WriteTransaction
 from wfes.log.rows import InlineRows
@@ -88,7 +89,8 @@ class Writer:
 
     Args:
         log: an open log whose tables are brought up.
-        projections: the inline projections.
+        projections: the inline state projections.
+        event_rows: the inline projections by event type.
         reactions: by event type, what to append with such an event, in the same transaction.
         clock: wall clock, microseconds since the Unix epoch.
         deliver: called on the event loop's thread with the notable events of each commit, whoever made it.
@@ -110,6 +112,7 @@ class Writer:
         log: Log,
         *,
         projections: Sequence[StateProjection] = (),
+        event_rows: EventRows | None = None,
         reactions: Mapping[type[Event], Reaction] | None = None,
         clock: Callable[[], int],
         deliver: Callable[[Batch], None],
@@ -125,6 +128,7 @@ class Writer:
         self.events = 0
         self._log = log
         self._inline = InlineRows(projections)
+        self._event_rows = event_rows
         self._reactions = dict(reactions or {})
         self._clock = clock
         self._deliver = deliver
@@ -220,6 +224,7 @@ class Writer:
 
     def _run(self) -> None:
         idle = IDLE_MIN_SECONDS
+        self._catch_up()
         while True:
             try:
                 first = self._queue.get(timeout=idle)
@@ -271,15 +276,16 @@ class Writer:
                 if not self._settle(unknown, group):
                     groups.appendleft(self._wait_out(unknown.error, group, pause))
                     pause = min(pause * 2, BACKOFF_MAX_SECONDS)
-            except LogUnavailable as error:
-                groups.appendleft(self._wait_out(error, group, pause))
-                pause = min(pause * 2, BACKOFF_MAX_SECONDS)
-            except UnknownEvent as error:
+            except (UnknownEvent, NewerRelease) as error:
                 self._broken = error
+                logger.error("%s; this engine stops writing", error)
                 groups.appendleft(group)
                 for taken in (taken for rest in groups for taken in rest):
                     self._refuse(taken, error)
                 return
+            except LogUnavailable as error:
+                groups.appendleft(self._wait_out(error, group, pause))
+                pause = min(pause * 2, BACKOFF_MAX_SECONDS)
             except Exception as error:
                 if len(group) == 1:
                     self._refuse(group[0], error)
@@ -292,17 +298,19 @@ class Writer:
     def _attempt(self, group: list[_Taken]) -> None:
         """Runs the group in one transaction and commits it, or undoes everything and raises."""
         write = self._log.begin()
-        transaction = None
+        transaction = Transaction(
+            write, self._cache, self._inline, self._reactions, self._clock(), self._event_rows
+        )
         try:
-            if write.head > self._seen:
-                self._take_news(write.news(self._seen))
-            transaction = Transaction(write, self._cache, self._inline, self._reactions, self._clock())
+            seen, news = self._seen, write.news(self._seen) if write.head > self._seen else ()
+            if news:
+                self._take_news(news)
+            transaction.begin(seen, news)
             results = self._run_members(group, transaction)
-            transaction.flush()
+            transaction.finish()
         except BaseException:
             write.rollback()
-            if transaction is not None:
-                transaction.undone()
+            transaction.undone()
             raise
         if transaction.appended:
             try:
@@ -352,6 +360,8 @@ class Writer:
         """Looks up in the log whether a commit happened whose answer is missing. True: it did, all is told."""
         row = unknown.transaction.last_row
         pause = BACKOFF_MIN_SECONDS
+        if self._event_rows is not None:
+            self._event_rows.doubtful = True
         while row is not None:
             try:
                 write = self._log.begin()
@@ -441,7 +451,27 @@ class Writer:
             logger.exception("the log %s cannot be followed; this engine stops writing", self._log.url)
             return False
         self._all_well()
+        if found:
+            self._catch_up()
         return found
+
+    def _catch_up(self) -> None:
+        """Makes a transaction for event projections that others left behind, so that no reader finds them so."""
+        if self._event_rows is None or self._broken is not None:
+            return
+        try:
+            if self._event_rows.behind(self._log):
+                self._attempt([])
+        except NewerRelease as error:
+            self._broken = error
+            logger.error("%s; this engine stops writing", error)
+        except _Unknown as unknown:
+            unknown.transaction.undone()
+            self._note_trouble(LogUnavailable(self._log.url, str(unknown.error)))
+        except LogUnavailable as error:
+            self._note_trouble(error)
+        except Exception:
+            logger.exception("projections of the log %s could not be caught up with it", self._log.url)
 
     def _take_news(self, stored: Sequence[Notification]) -> None:
         """Takes in what others committed: states in memory move on, notable events are delivered."""

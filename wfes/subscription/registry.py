@@ -10,7 +10,7 @@ looks whether position and generation are still those it built on, so that two p
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 CREATE = """CREATE TABLE IF NOT EXISTS wfes_projections (
@@ -34,10 +34,13 @@ _PUT = f"""INSERT INTO wfes_projections ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?
     ON CONFLICT (name) DO UPDATE SET version = excluded.version, position = excluded.position,
         status = excluded.status, error = excluded.error, error_position = excluded.error_position,
         updated_at = excluded.updated_at, generation = excluded.generation"""
+_NOTE = "UPDATE wfes_projections SET position = ?, updated_at = ? WHERE name = ?"
 _REMOVE = "DELETE FROM wfes_projections WHERE name = ?"
 
 Query = Callable[[str, Sequence[object] | Mapping[str, object]], Sequence[tuple[Any, ...]]]
 """Runs one statement in a transaction or a snapshot."""
+Many = Callable[[str, Sequence[Sequence[object]]], None]
+"""Runs one statement for many rows in a transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,28 @@ def put(query: Query, entry: Entry) -> None:
             entry.updated_at,
             entry.generation,
         ),
+    )
+
+
+def note(many: Many, notes: Sequence[tuple[int, int, str]]) -> None:
+    """Moves checkpoints: position, moment and name of each."""
+    many(_NOTE, notes)
+
+
+def moved(entry: Entry, position: int, now: int) -> Entry:
+    """The row with another checkpoint."""
+    return replace(entry, position=position, updated_at=now)
+
+
+def stopped(entry: Entry, position: int, error: str, now: int) -> Entry:
+    """The row of a projection that failed at this position: what was before it is in the rows."""
+    return replace(
+        entry,
+        position=position - 1,
+        status=STOPPED,
+        error=error,
+        error_position=position,
+        updated_at=now,
     )
 
 

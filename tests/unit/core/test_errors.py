@@ -72,6 +72,11 @@ SAMPLES: list[tuple[BaseException, type[BaseException] | None, str]] = [
         r"postgresql://u:\*\*\*@h/db.*refused",
     ),
     (
+        errors.NewerRelease("sqlite:///x.db", "work", 3, 2),
+        errors.LogUnavailable,
+        "'work' are version 3 there, and this process has version 2: a newer release.*restart this process",
+    ),
+    (
         errors.ArchiveUnavailable("x.archive/d.gz", "no file", "i"),
         LookupError,
         "x.archive/d.gz.*'i'.*no file",
