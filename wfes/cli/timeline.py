@@ -356,4 +356,5 @@ _WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "TargetEnded": lambda data: _path(data, f"{data.get('instance')} {data.get('status')}"),
     "TimerScheduled": lambda data: f"asyncio timer, {_until(data, 'due')}",
     "TimerFired": lambda data: f"asyncio timer of {data.get('delay')}",
+    "HistoryArchived": lambda data: f"versions 1 to {data.get('versions')} are in {data.get('file')}",
 }

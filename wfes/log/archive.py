@@ -213,7 +213,7 @@ class MemoryArchive:
 
     def __init__(self) -> None:
         """Makes an empty one."""
-        self.where = "in memory"
+        self.where = "(in memory)"
         self._files: dict[str, bytearray] = {}
         self._locked = False
 
@@ -238,7 +238,7 @@ class MemoryArchive:
     def read(self, file: str, offset: int, length: int) -> Iterator[bytes]:
         content = self._files.get(file)
         if content is None or len(content) < offset + length:
-            raise ArchiveUnavailable(f"{file} {self.where}", "it is not there")
+            raise ArchiveUnavailable(f"{self.where}/{file}", "it is not there")
         yield bytes(content[offset : offset + length])
 
 

@@ -79,7 +79,7 @@ def whole_history(stored: Sequence[Notification], stream: str, archive: Archive)
     try:
         return [*blocks.history(archive, stream, stone), *stored]
     except ArchiveUnavailable as error:
-        logger.warning("%s; only what the log itself says about it is known", error)
+        logger.info("%s; only what the log itself says about it is known", error)
         return stored
 
 

@@ -63,7 +63,7 @@ class Pruned:
         instances: How many histories.
         events: How many events they had.
         bytes: How many bytes these took in the log.
-        files: The archive's files that they are in now.
+        files: Paths of the archive's files that they are in now.
     """
 
     instances: int = 0
@@ -232,7 +232,7 @@ class Archivist:
         self._submit(move)
         moved = await move.future
         found = [history for history in histories if history.state.id in moved]
-        files = tuple(dict.fromkeys(stone.file for _, stone in entries))
+        files = tuple(dict.fromkeys(f"{self._log.archive.where}/{stone.file}" for _, stone in entries))
         return replace(_counted(found), files=files if found else ())
 
     def _written(self, histories: Sequence[_History]) -> list[tuple[str, e.HistoryArchived]]:

@@ -61,8 +61,8 @@ class Feed:
         )
         # Only now: what left the log before this page was read is known.
         if missed(self._log, after):
-            self._whole = whole_log(self._log, after, self._topics)
             self._whole_end = self._log.max_notification_id()
+            self._whole = whole_log(self._log, after, self._topics, upto=self._whole_end)
             return self._read_whole(self._whole, head)
         upto = stored[-1].id if len(stored) == self._page else stop
         return [decode(each) for each in stored], upto
