@@ -244,7 +244,7 @@ def page(
     Reading in one snapshot is not necessary: whatever comes or goes between two reads, no row that was there all the
     time is passed over.
     """
-    if any(not given.values for given in conditions):
+    if _impossible(conditions):
         return [], None
     drive, end = best(read, drives(listing, conditions), span)
     rows = read(*drive.page(span.only(end=end), limit + 1))
@@ -255,7 +255,7 @@ def page(
 
 def count(read: Read, listing: Listing, conditions: Sequence[Condition], span: Span) -> int:
     """How many rows there are, exactly, however long that takes."""
-    if any(not given.values for given in conditions):
+    if _impossible(conditions):
         return 0
     whole = span.whole()
     drive, _ = best(read, drives(listing, conditions), whole)
@@ -271,7 +271,7 @@ def estimate(read: Read, listing: Listing, conditions: Sequence[Condition], span
 
     Of a long range it looks at parts: how dense the entries lie in time, and how many at both ends pass the tests.
     """
-    if any(not given.values for given in conditions):
+    if _impossible(conditions):
         return 0, True
     drive, _ = best(read, drives(listing, conditions), span.whole())
     total, exact = 0.0, True
@@ -336,6 +336,11 @@ def _sample(
         sampled += all_
         passed += good or 0
     return passed, sampled
+
+
+def _impossible(conditions: Sequence[Condition]) -> bool:
+    """Whether one of no values is asked for."""
+    return any(given.column and not given.values for given in conditions)
 
 
 def _before(one: Place, other: Place, *, newest: bool) -> bool:

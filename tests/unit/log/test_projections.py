@@ -177,6 +177,8 @@ def tables(log: MemoryLog) -> dict[str, list[tuple[Any, ...]]]:
 def test_live_rows_equal_a_rebuild(batches: list[list[tuple[str, list[e.Event]]]], cache_max: int) -> None:
     log = write(batches, cache_max)
     live = tables(log)
+    grouped = "SELECT workflow, status, count(*) FROM wfes_instances GROUP BY workflow, status"
+    assert sorted(log.read(grouped)) == live["wfes_instance_counts"]
     transaction = log.begin()
     transaction.query("UPDATE wfes_projections SET version = 0")
     transaction.commit()
