@@ -30,14 +30,14 @@ from wfes.errors import EngineNotOpen, LogUnavailable, NotSupported, WrongWorkfl
 from wfes.handler import scope as scopes
 from wfes.handler.execution import Execution
 from wfes.hosting import Host, call
+from wfes.insights import Insights
 from wfes.instance import Instance
 from wfes.log.open import open_log
-from wfes.models import checked_projections
 from wfes.names import Event
 from wfes.parts import Parts, by_name, count
 from wfes.queries import Lists
 from wfes.reading import Reading
-from wfes.readmodels import ReadModels
+from wfes.registration import checked_projections
 from wfes.retention import Pruning
 from wfes.runtime.clock import Clock, SystemClock
 from wfes.runtime.commands import Command, GetOrCreate, Start
@@ -59,7 +59,7 @@ _log = logging.getLogger("wfes")
 URL_DEFAULT = "sqlite:///wfes.db"
 
 
-class Engine(Reading, ReadModels, Schedules, Pruning):
+class Engine(Reading, Insights, Schedules, Pruning):
     """Durable workflows on one log.
 
     Use it as `async with Engine(...)`, or as `with Engine(...)` from code that is not async.

@@ -136,6 +136,14 @@ class SimulatedLog:
             if wait.kind in ("child", "workflow") and wait.target == target
         ]
 
+    def executemany(self, sql: str, params: Sequence[Sequence[object]]) -> None:
+        """There are no rows beside a simulated log."""
+        raise NotImplementedError(sql)
+
+    def delete_history(self, stream: str, upto: int) -> None:
+        """Nothing leaves a simulated log."""
+        raise NotImplementedError(stream)
+
     def put_blob(self, sha256: str, content: bytes) -> None:
         """Large values stay in the values' own cache here."""
 

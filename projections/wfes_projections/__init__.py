@@ -2,34 +2,54 @@
 
 from __future__ import annotations
 
+from wfes.subscription.projection import Projection
 from wfes.subscription.state import StateProjection
+from wfes_projections.activity import Activity
 from wfes_projections.counts import Counts
+from wfes_projections.inbox import Inbox
 from wfes_projections.instances import Instances, InstanceTags
 from wfes_projections.listeners import Listeners
+from wfes_projections.progress import Progress
 from wfes_projections.requests import Requests
 from wfes_projections.retention import Archived, Ended, Retentions
+from wfes_projections.schedules import Schedules
+from wfes_projections.statistics import Statistics
 from wfes_projections.subscriptions import Subscriptions
+from wfes_projections.timers import Timers
 from wfes_projections.waiters import Waiters
 from wfes_projections.work import Work
 
 __all__ = [
+    "Activity",
     "Archived",
     "Counts",
     "Ended",
+    "Inbox",
     "InstanceTags",
     "Instances",
     "Listeners",
+    "Progress",
     "Requests",
     "Retentions",
+    "Schedules",
+    "Statistics",
     "Subscriptions",
+    "Timers",
     "Waiters",
     "Work",
+    "following",
     "inline",
+    "inline_events",
 ]
 
 
+def inline_events() -> list[Projection]:
+    """The projections by event type that the engine keeps inline."""
+    return [Schedules()]
+
+
 def inline() -> list[StateProjection]:
-    """The projections the engine keeps inline."""
+    """The state projections, which the engine keeps inline."""
     return [
         Instances(),
         InstanceTags(),
@@ -43,3 +63,8 @@ def inline() -> list[StateProjection]:
         Archived(),
         Retentions(),
     ]
+
+
+def following() -> list[type[Projection]]:
+    """The projections that an engine follows once somebody asks them, or when it was given them."""
+    return [Timers, Inbox, Progress, Statistics, Activity]
