@@ -38,15 +38,16 @@ def complete(log: Log, projections: Sequence[Projection], around: Surroundings, 
     Raises:
         Exception: whatever a handler raises; nothing is done. The engine cannot work without these rows.
     """
+    if not _stale(log.read, projections):
+        return []
     target = log.begin()
     try:
-        found = {entry.name: entry for entry in registry.entries(target.query)}
         made: list[str] = []
         for projection in projections:
-            entry = found.get(projection.name)
+            entry = registry.find(target.query, projection.name)
             if entry is None or entry.version != projection.version:
-                _make(log, target, projection, around)
                 generation = 1 if entry is None else entry.generation + 1
+                _make(log, target, projection, around, generation)
                 new = Entry(
                     projection.name,
                     projection.version,
@@ -63,10 +64,15 @@ def complete(log: Log, projections: Sequence[Projection], around: Surroundings, 
     return made
 
 
-def _make(log: Log, target: Target, projection: Projection, around: Surroundings) -> None:
+def _stale(query: registry.Query, projections: Sequence[Projection]) -> bool:
+    versions = {entry.name: entry.version for entry in registry.entries(query)}
+    return any(versions.get(projection.name) != projection.version for projection in projections)
+
+
+def _make(log: Log, target: Target, projection: Projection, around: Surroundings, generation: int) -> None:
     for row in projection.tables:
         target.query(f"DROP TABLE IF EXISTS {row.table.name}")
-        for sql in row.table.create(SQLITE):
+        for sql in row.table.create(SQLITE, label=f"_{generation}"):
             target.query(sql)
     reading = Tables()
     reading.query = target.query

@@ -108,6 +108,8 @@ class InlineProjections:
 
     Attributes:
         names: of those that take part at the moment; may be read by any thread.
+        left: called with the name of a projection that no longer takes part, in the writer's thread, once that is
+            committed.
     """
 
     def __init__(
@@ -121,6 +123,8 @@ class InlineProjections:
         self.handled: dict[type[Event], list[_Active]] = {}
         self.doubtful = True
         self.names: frozenset[str] = frozenset()
+        self.left: Callable[[str], object] | None = None
+        self._leaving: list[str] = []
         self._projections = tuple(projections)
         self._versions = dict(versions or {})
         self._versions.update(
@@ -171,11 +175,17 @@ class InlineProjections:
         for active in self._active.values():
             active.moved = False
         self._around.ground = None
+        if self._leaving:
+            leaving, self._leaving = self._leaving, []
+            for name in leaving:
+                if self.left is not None:
+                    self.left(name)
 
     def undone(self) -> None:
         """See `EventRows.undone`."""
         # What took part, what failed and what was remembered may all have been undone: the database says.
         self._active.clear()
+        self._leaving.clear()
         self._changed()
         self.doubtful = True
         self._around.ground = None
@@ -275,6 +285,7 @@ class InlineProjections:
 
     def _leave(self, active: _Active, reason: str) -> None:
         del self._active[active.projection.name]
+        self._leaving.append(active.projection.name)
         self._changed()
         logger.info("inline projection %r does not take part: %s", active.projection.name, reason)
 
@@ -340,6 +351,7 @@ class InlineProjections:
     def _stop(self, ground: Ground, active: _Active, recorded: Recorded, error: BaseException) -> None:
         projection = active.projection
         del self._active[projection.name]
+        self._leaving.append(projection.name)
         self._changed()
         entry = registry.stopped(active.noted, recorded.position, _told(error), ground.now)
         registry.put(ground.write.query, entry)
@@ -385,6 +397,24 @@ class Join:
     def failed(self, error: Exception) -> None:
         """Tells the error."""
         self._told(error)
+
+
+def reflected(log: Log, projection: Projection, entry: Entry, head: int) -> int:
+    """Up to which position the rows of an inline projection reflect the log.
+
+    Its checkpoint is noted only with what concerns it, so it is often further than that: as far as nothing does.
+
+    Args:
+        log: the open log.
+        projection: the projection.
+        entry: what its rows are of.
+        head: a position of the log, as far as it is known to the caller.
+    """
+    position = entry.position or 0
+    if head <= position or not _usable(projection, entry):
+        return position
+    found = log.select_notifications(position, 1, head, projection.topics, inclusive_of_start=False)
+    return found[0].id - 1 if found else head
 
 
 def _usable(projection: Projection, entry: Entry) -> bool:
