@@ -159,6 +159,31 @@ def test_run_of_a_workflow_that_fails(shop: Shop) -> None:
     assert "no such card" in text
 
 
+def test_ls_pages_and_counts(shop: Shop) -> None:
+    for number in range(3):
+        shop.call("start", "shop:patient", "--id", f"p-{number}", "--tag", "slow")
+    shop.call("start", "shop:placed", "--id", "o-1", "--input", '"o-1"')
+    shop.call("cancel", "p-1")
+    page = shop.json("ls", "--tag", "slow", "--limit", "2")
+    assert [row["id"] for row in page["items"]] == ["p-2", "p-1"]
+    assert (page["total"], page["total_exact"]) == (3, True)
+    rest = shop.json("ls", "--tag", "slow", "--limit", "2", "--cursor", page["cursor"])
+    assert ([row["id"] for row in rest["items"]], rest["cursor"]) == (["p-0"], None)
+    text = shop.call("ls", "--tag", "slow", "--limit", "2").stdout
+    assert "2 of 3" in text
+    assert f"more: --cursor {page['cursor']}" in text
+    counts = shop.json("ls", "--count")
+    assert counts["workflows"] == {"patient": {"pending": 2, "cancelled": 1}, "placed": {"pending": 1}}
+    assert (counts["statuses"], counts["total"]) == ({"pending": 3, "cancelled": 1}, 4)
+    lines = [line.split() for line in shop.call("ls", "--count").stdout.splitlines()]
+    assert lines[0] == ["WORKFLOW", "PENDING", "CANCELLED", "TOTAL"]
+    assert lines[-1] == ["all", "3", "1", "4"]
+    assert shop.json("ls", "--count", "--workflow", "placed")["total"] == 1
+    assert shop.call("ls", "--count", "--workflow", "nobody").stdout == "no instances\n"
+    refused = shop.call("ls", "--status", "pending", "--cursor", page["cursor"], code=2)
+    assert "belongs to a query with other filters" in refused.stderr
+
+
 def test_bad_input_starts_nothing(shop: Shop) -> None:
     done = shop.call("run", "shop:checkout", "--input", '{"order_id": 1}', code=1)
     assert done.stderr.startswith("wfes: input does not fit the input type of workflow 'checkout'")

@@ -62,6 +62,7 @@ def test_version(runner: CliRunner) -> None:
         (["worker", "cli_no_such_module"], "there is no module 'cli_no_such_module'"),
         (["ls", "--status", "happy"], "'happy' is not one of"),
         (["ls", "--limit", "0"], "0 is not in the range"),
+        (["ls", "--count", "--key", "k"], "--count goes with --workflow alone"),
         (["set-timeout", "i-1"], "exactly one of --in DURATION and --at MOMENT"),
         (["set-timeout", "i-1", "--in", "1h", "--at", "2030-01-01T00:00Z"], "exactly one of"),
         (["set-timeout", "i-1", "--in", "soon"], "'soon'"),
