@@ -51,7 +51,7 @@ from wfes.errors import (
 )
 from wfes.handler.step import Step
 from wfes.instance import Instance
-from wfes.retention import Pruned
+from wfes.runtime.pruning import Pruned
 from wfes.schedules import ScheduleRow
 from wfes.subscription.buffer import Rows
 from wfes.subscription.event import ProjectionEvent
@@ -102,10 +102,10 @@ __all__ = [
     "PayloadTooLarge",
     "Projection",
     "ProjectionEvent",
-    "Pruned",
     "ProjectionNotReady",
     "ProjectionStatus",
     "ProjectionStopped",
+    "Pruned",
     "Reader",
     "RecordedEvent",
     "RedactionUnavailable",

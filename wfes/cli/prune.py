@@ -12,7 +12,7 @@ import click
 from wfes.cli.app import Place, json_option, opened, perform
 from wfes.cli.screen import screen
 from wfes.cli.values import DURATION, counted
-from wfes.retention import Pruned
+from wfes.runtime.pruning import Pruned
 
 KIBIBYTE = 1024
 

@@ -124,6 +124,10 @@ class FileArchive:
             os.close(fd)
 
     def append(self, day: str, blocks: Sequence[bytes]) -> tuple[str, list[int]]:
+        try:
+            self._make_folder()
+        except OSError as error:
+            raise self._trouble(self.where, error) from error
         file, fd, end = self._opened(day)
         path = self.folder / file
         offsets: list[int] = []
