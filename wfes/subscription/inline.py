@@ -3,7 +3,7 @@
 A projection takes part (is *active*) while its rows in the database are live, of this version, and not far behind the
 log. What other processes appended without it is made up for at the beginning of the next transaction. What is new,
 stopped, of another version or far behind is somebody else's to bring there; it takes part again by itself as soon as it
-can, or at once by `Join`.
+can, or at once by `InlineProjections.join`.
 
 Invariants: every event that a projection handles is in its rows exactly once, up to the checkpoint that is committed
 with them; a projection that fails is stopped with what the events before made, and neither the append nor any other
@@ -108,8 +108,6 @@ class InlineProjections:
 
     Attributes:
         names: of those that take part at the moment; may be read by any thread.
-        left: called with the name of a projection that no longer takes part, in the writer's thread, once that is
-            committed.
     """
 
     def __init__(
@@ -123,8 +121,6 @@ class InlineProjections:
         self.handled: dict[type[Event], list[_Active]] = {}
         self.doubtful = True
         self.names: frozenset[str] = frozenset()
-        self.left: Callable[[str], object] | None = None
-        self._leaving: list[str] = []
         self._projections = tuple(projections)
         self._versions = dict(versions or {})
         self._versions.update(
@@ -175,17 +171,11 @@ class InlineProjections:
         for active in self._active.values():
             active.moved = False
         self._around.ground = None
-        if self._leaving:
-            leaving, self._leaving = self._leaving, []
-            for name in leaving:
-                if self.left is not None:
-                    self.left(name)
 
     def undone(self) -> None:
         """See `EventRows.undone`."""
         # What took part, what failed and what was remembered may all have been undone: the database says.
         self._active.clear()
-        self._leaving.clear()
         self._changed()
         self.doubtful = True
         self._around.ground = None
@@ -285,7 +275,6 @@ class InlineProjections:
 
     def _leave(self, active: _Active, reason: str) -> None:
         del self._active[active.projection.name]
-        self._leaving.append(active.projection.name)
         self._changed()
         logger.info("inline projection %r does not take part: %s", active.projection.name, reason)
 
@@ -351,7 +340,6 @@ class InlineProjections:
     def _stop(self, ground: Ground, active: _Active, recorded: Recorded, error: BaseException) -> None:
         projection = active.projection
         del self._active[projection.name]
-        self._leaving.append(projection.name)
         self._changed()
         entry = registry.stopped(active.noted, recorded.position, _told(error), ground.now)
         registry.put(ground.write.query, entry)
@@ -365,38 +353,6 @@ class InlineProjections:
             recorded.originator_id,
             entry.error,
         )
-
-
-class Join:
-    """A member of the writer's queue that lets a projection take part, once it is not far behind.
-
-    Its outcome is whether the projection does; if not, there is still too much for one transaction, or its rows are not
-    live ones of this version.
-
-    Args:
-        inline: the writer's inline projections.
-        name: the projection's.
-        told: takes the outcome, or the error, on the event loop's thread.
-    """
-
-    def __init__(
-        self, inline: InlineProjections, name: str, told: Callable[[bool | Exception], object]
-    ) -> None:
-        self._inline = inline
-        self._name = name
-        self._told = told
-
-    def run(self, tx: Tx) -> bool:
-        """Looks anew."""
-        return self._inline.join(tx, self._name)
-
-    def done(self, result: bool) -> None:
-        """Tells the outcome."""
-        self._told(result)
-
-    def failed(self, error: Exception) -> None:
-        """Tells the error."""
-        self._told(error)
 
 
 def reflected(log: Log, projection: Projection, entry: Entry, head: int) -> int:

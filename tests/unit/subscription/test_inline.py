@@ -23,7 +23,7 @@ from wfes.subscription import inline as inline_module
 from wfes.subscription import registry
 from wfes.subscription.buffer import Rows
 from wfes.subscription.event import ProjectionEvent
-from wfes.subscription.inline import GetBlob, InlineProjections, Join, Show
+from wfes.subscription.inline import GetBlob, InlineProjections, Show
 from wfes.subscription.projection import Projection, on
 from wfes.subscription.rebuild import bring_up
 from wfes.subscription.registry import Entry
@@ -142,10 +142,7 @@ class Bench:
         )
 
     async def join(self, name: str) -> bool:
-        future: asyncio.Future[bool | Exception] = asyncio.get_running_loop().create_future()
-        self.writer.submit(Join(self.inline, name, future.set_result))
-        found = await future
-        assert isinstance(found, bool)
+        found: bool = await self.submit(lambda tx: self.inline.join(tx, name))
         return found
 
     def entry(self, name: str = "steps") -> Entry:
