@@ -218,8 +218,10 @@ def _plain(event: e.Event, name: str, value: Any, values: Values) -> Any:
         return None
     if name in _MOMENTS or (name in _SPAN and isinstance(event, e.HistoryArchived)):
         return None if name == "not_before" and not value else moment(int(value))
-    if name == "delay":
+    if name in _DURATIONS or (name == "catch_up" and isinstance(value, int)):
         return timedelta(microseconds=value)
+    if name == "former":
+        return {field: _plain(event, field, part, values) for field, part in value.items()}
     if isinstance(event, e.CallRecorded):
         return value
     if name == "error":

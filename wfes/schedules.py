@@ -40,6 +40,7 @@ from wfes.runtime.schedule_commands import (
     RemoveSchedule,
     ResumeSchedule,
     TriggerSchedule,
+    ended_of,
     read_state,
 )
 from wfes.runtime.streams import schedule_stream
@@ -69,7 +70,7 @@ class ScheduleRow:
         next: When it ticks next; None while it is paused, or where there is no such tick.
         last_tick: The local time of the newest tick that started an instance, in ISO 8601; `last_at`: its moment.
         last_instance: The id of the newest instance it started, by a tick or otherwise.
-        open: Ids of the instances it started that had not ended when it looked last.
+        open: Ids of the instances it started that have not ended, the oldest first, at most 1,000.
         queued: How many ticks wait for these.
         backfills: How many backfills are not done.
         started, skipped, missed: How many ticks came to that.
@@ -316,6 +317,7 @@ class Schedules:
     def _row(self, state: ScheduleState) -> ScheduleRow:
         definition = state.definition
         catch_up = definition.catch_up
+        ended = ended_of(self._log.read, state)
         return ScheduleRow(
             name=state.name,
             workflow=definition.workflow,
@@ -331,7 +333,7 @@ class Schedules:
             last_tick=state.last_tick,
             last_at=moment(state.last_due),
             last_instance=state.last_instance,
-            open=tuple(state.open),
+            open=tuple(id for id in state.open if id not in ended),
             queued=len(state.queue),
             backfills=len(state.backfills),
             started=state.started,

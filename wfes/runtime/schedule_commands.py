@@ -11,7 +11,7 @@ is for the next one. Ticks are computed from the row's definition, never from wh
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,8 @@ OF_WORKFLOW = "SELECT state FROM wfes_schedules WHERE workflow = ? AND removed =
 NAMES = "SELECT name FROM wfes_schedules WHERE removed = 0 ORDER BY name"
 _STATUSES = "SELECT id, status FROM wfes_instances WHERE id IN ({})"
 _ASKED_MAX = 200
+
+Read = Callable[[str, Sequence[object]], Sequence[tuple[Any, ...]]]
 
 
 def read_state(stored: str) -> ScheduleState:
@@ -207,7 +209,7 @@ class _Turn:
 
     def _ended_ones(self) -> frozenset[str]:
         if self._ended is None:
-            self._ended = ended_of(self._tx, self._state)
+            self._ended = ended_of(self._tx.query, self._state)
         return self._ended
 
     def _present(self, ticks: Iterable[core.Tick]) -> set[str]:
@@ -360,7 +362,7 @@ class TriggerSchedule(_Asked):
             due=tx.now,
             instance=instance,
             kind=core.TRIGGER,
-            ended=tuple(sorted(ended_of(tx, state))),
+            ended=tuple(sorted(ended_of(tx.query, state))),
             actor=self.actor,
             cause=self.cause,
         )
@@ -412,20 +414,20 @@ def _missed(state: ScheduleState, now: int) -> Missed | None:
     return ticks.missed(state.cursor, now)[0]
 
 
-def _statuses(tx: Tx, ids: Sequence[str]) -> dict[str, str]:
+def _statuses(read: Read, ids: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for start in range(0, len(ids), _ASKED_MAX):
         some = ids[start : start + _ASKED_MAX]
-        found.update(tx.query(_STATUSES.format(", ".join("?" * len(some))), some))
+        found.update(read(_STATUSES.format(", ".join("?" * len(some))), some))
     return found
 
 
-def ended_of(tx: Tx, state: ScheduleState) -> frozenset[str]:
-    """Which of the instances that a schedule has open have ended."""
-    statuses = _statuses(tx, list(state.open))
+def ended_of(read: Read, state: ScheduleState) -> frozenset[str]:
+    """Which of the instances that a schedule has open have ended. `read` runs a query: a transaction's, or a log's."""
+    statuses = _statuses(read, list(state.open))
     return frozenset(id for id in state.open if statuses.get(id) not in ACTIVE)
 
 
 def _present(tx: Tx, ids: Sequence[str]) -> set[str]:
     """Which of these instances exist."""
-    return set(_statuses(tx, ids))
+    return set(_statuses(tx.query, ids))
