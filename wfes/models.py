@@ -9,31 +9,29 @@ Everything here belongs to the engine's event loop, but what is named otherwise.
 from __future__ import annotations
 
 import asyncio
-import inspect
+import dataclasses
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar, cast
+from functools import partial
+from typing import TypeVar
 
-from wfes.errors import (
-    DuplicateProjection,
-    LogUnavailable,
-    ProjectionNotReady,
-    ProjectionStopped,
-    UnknownProjection,
-)
+from wfes.builds import Builds
+from wfes.errors import LogUnavailable, ProjectionNotReady, ProjectionStopped, UnknownProjection
 from wfes.log.port import Log, Member
+from wfes.registration import bundled
 from wfes.runtime.values import Values
 from wfes.subscription import registry
+from wfes.subscription.building import Built, Cancelled, Progress
 from wfes.subscription.following import BROKEN, FOLLOWING, NEW, Follow, Following
+from wfes.subscription.inline import InlineProjections
 from wfes.subscription.projection import Projection, Query
 from wfes.subscription.reader import Reader
-from wfes.subscription.registry import STOPPED, Entry
-from wfes.subscription.runner import Runner
-from wfes.subscription.stores import LogStore, OwnStore, Store, View, path_of
-from wfes.subscription.table import NEXT, OLD
+from wfes.subscription.registry import BUILDING, LIVE, STOPPED, Entry
+from wfes.subscription.stores import LogStore, OwnStore, Store, Target, View, path_of
+from wfes.subscription.table import NEXT
 from wfes.surroundings import EventSurroundings
-from wfes.validation import shown
 from wfes.views import Answer
 
 T = TypeVar("T")
@@ -42,77 +40,6 @@ WAIT_SECONDS = 30.0
 """How long a query waits for the position it was asked to reflect, by default."""
 POLL_SECONDS = 0.02
 """How often somebody else's progress is looked at while a query waits for it."""
-RESERVED = "wfes_"
-"""What only the engine's own projections and tables are named by."""
-
-
-def checked_projections(given: object) -> dict[str, Projection]:
-    """Projections by name, given as classes or as made ones.
-
-    Raises:
-        TypeError: one is no projection.
-        ValueError: a name is the engine's own.
-        DuplicateProjection: two have the same name, or tables of the same name.
-    """
-    if isinstance(given, (str, bytes, Projection)) or not isinstance(given, Iterable):
-        raise TypeError(
-            f"projections is {shown(given)}; it must be several projections, such as [OrdersByDay]"
-        )
-    found: dict[str, Projection] = {}
-    tables: dict[str, Projection] = {}
-    for each in cast("Iterable[object]", given):
-        projection = _projection(each)
-        check_name(projection)
-        known = found.setdefault(projection.name, projection)
-        if known is not projection:
-            raise DuplicateProjection(projection.name, _place(known), _place(projection))
-        for row in projection.tables:
-            other = tables.setdefault(row.table.name, projection)
-            if other is not projection:
-                raise DuplicateProjection(row.table.name, _place(other), _place(projection), what="table")
-    return found
-
-
-def _projection(given: object) -> Projection:
-    if inspect.isclass(given) and issubclass(given, Projection):
-        return given()
-    if not isinstance(given, Projection):
-        raise TypeError(
-            f"projections holds {shown(given)}, which is no projection; it must be a class such as "
-            "`class OrdersByDay(Projection)`, or one made of it"
-        )
-    if given.url is not None:
-        path_of(given.url)
-    return given
-
-
-def check_name(projection: Projection) -> None:
-    """Refuses names that are the engine's own.
-
-    Raises:
-        ValueError: its name or a table's is.
-    """
-    if type(projection).__module__.startswith("wfes_projections"):
-        return
-    names = [("", projection.name), *(("table ", row.table.name) for row in projection.tables)]
-    for what, name in names:
-        if name.startswith(RESERVED) or name.endswith((NEXT, OLD)):
-            raise ValueError(
-                f"{what}{name!r} of projection {projection.name!r} is a name of the engine's own: names must not begin "
-                f"with {RESERVED!r} nor end in {NEXT!r} or {OLD!r}"
-            )
-
-
-def _place(projection: Projection) -> str:
-    return f"{type(projection).__module__}.{type(projection).__qualname__}"
-
-
-def _bundled() -> Mapping[str, type[Projection]]:
-    # Inside a function: the projections import the packages below this one.
-    import wfes_projections
-
-    following: Callable[[], Iterable[type[Projection]]] = getattr(wfes_projections, "following", tuple)
-    return {projection.name: projection for projection in following()}
 
 
 class Models:
@@ -132,7 +59,10 @@ class Models:
         self._stores: dict[str, Store] = {}
         self._log_store: LogStore | None = None
         self._following: Following | None = None
+        self._builds: Builds | None = None
+        self._inline: InlineProjections | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._now: Callable[[], int] = lambda: 0
         self._waiting = 0
         self._pulse = asyncio.Event()
         self._closed = False
@@ -144,6 +74,7 @@ class Models:
         loop: asyncio.AbstractEventLoop,
         submit: Callable[[Member], None],
         now: Callable[[], int],
+        inline: InlineProjections,
     ) -> None:
         """Begins to follow what the engine was given.
 
@@ -151,9 +82,13 @@ class Models:
             loop: the engine's.
             submit: puts a member into the writer's queue.
             now: the engine's clock, microseconds since the Unix epoch.
+            inline: the projections that the writer keeps.
         """
         self._loop = loop
+        self._now = now
+        self._inline = inline
         self._log_store = LogStore(self.log, submit)
+        self._builds = Builds(self.log, lambda: EventSurroundings(self.log, self._values), now, self._told)
         self._following = Following(
             self.log,
             EventSurroundings(self.log, self._values),
@@ -189,6 +124,8 @@ class Models:
         self._pulse.set()
         if self._log_store is not None:
             self._log_store.close()
+        if self._builds is not None:
+            await self._builds.stop()
         if self._following is not None:
             await asyncio.to_thread(self._following.stop)
         for store in self._stores.values():
@@ -202,7 +139,9 @@ class Models:
     @property
     def quiet(self) -> bool:
         """Whether every projection this engine follows is as far as the log."""
-        return self._following is None or self._following.quiet
+        if self._following is None or self._builds is None:
+            return True
+        return self._builds.quiet and self._following.quiet
 
     # -- Called from the following thread ------------------------------------------------------------------------------
 
@@ -216,13 +155,86 @@ class Models:
         pulse.set()
 
     def _outdated(self, follow: Follow) -> None:
-        """Its rows are of an older version."""
+        """Its rows are of an older version: they serve until new ones are built."""
+        self.build(follow, anew=False)
 
-    def _join(self, follow: Follow, runner: Runner) -> bool:
-        return False
+    def _join(self, follow: Follow) -> bool:
+        name = follow.projection.name
+        return self._joined(follow) or follow.store.write(lambda target: self._join_in(target, name))
+
+    def _join_in(self, target: Target, name: str) -> bool:
+        assert self._inline is not None
+        return target.tx is not None and self._inline.join(target.tx, name)
 
     def _joined(self, follow: Follow) -> bool:
-        return False
+        return self._inline is not None and follow.projection.name in self._inline.names
+
+    def _built(self, follow: Follow) -> None:
+        assert self._following is not None
+        self._following.look(follow)
+
+    # -- Building ----------------------------------------------------------------------------------------------------
+
+    def build(self, follow: Follow, *, anew: bool, progress: Progress | None = None) -> Future[Built]:
+        """Begins to build a projection's rows beside the live ones. From any thread.
+
+        Args:
+            follow: the projection.
+            anew: even if the rows are of its version.
+            progress: called from another thread with positions: how many are done, and of how many.
+        """
+        assert self._builds is not None
+        name = follow.projection.name
+        join = partial(self._join_in, name=name) if follow.projection.inline else None
+        return self._builds.start(follow, anew=anew, done=self._built, join=join, progress=progress)
+
+    async def rebuild(self, name: str, progress: Progress | None) -> None:
+        """Builds a projection's rows anew and swaps them; see `Engine.rebuild_projection`."""
+        follow = await self.known(name)
+        told: Progress | None = None
+        if progress is not None:
+            loop, given = asyncio.get_running_loop(), progress
+
+            def told(done: int, total: int) -> None:
+                with suppress(RuntimeError):  # the loop is closed
+                    loop.call_soon_threadsafe(given, done, total)
+
+        try:
+            built = await asyncio.wrap_future(self.build(follow, anew=True, progress=told))
+        except Cancelled:
+            raise LogUnavailable(
+                self.log.url, "this engine was closed; the rebuild goes on another time"
+            ) from None
+        if built.failure is not None:
+            raise ProjectionStopped(name, built.failure.position, built.failure.error)
+        await self._ready(follow, Deadline(WAIT_SECONDS))
+
+    async def known(self, name: str) -> Follow:
+        """A projection that this engine follows, or that comes with it.
+
+        Raises:
+            UnknownProjection: it has none of that name.
+        """
+        follow = self._follows.get(name)
+        if follow is None:
+            found = bundled().get(name)
+            if found is None:
+                raise UnknownProjection(name, {*self._follows, *bundled()})
+            follow = self._follow(found())
+        await self._ready(follow, Deadline(WAIT_SECONDS))
+        return follow
+
+    async def retry(self, name: str) -> None:
+        """Lets a stopped projection try again; see `Engine.retry_projection`."""
+        assert self._following is not None
+        assert self._log_store is not None
+        follow = self._follows.get(name)
+        store = self._log_store if follow is None else follow.store
+        found = await asyncio.to_thread(store.write, partial(_started_again, name=name, now=self._now()))
+        if not found and follow is None:
+            raise UnknownProjection(name, self._follows)
+        if follow is not None:
+            self._following.look(follow)
 
     # -- Asking ------------------------------------------------------------------------------------------------------
 
@@ -240,7 +252,7 @@ class Models:
         return await asyncio.to_thread(self._answer, follow, question)
 
     def _demanded(self, wanted: type[Projection]) -> Follow:
-        if wanted.name in self._follows or _bundled().get(wanted.name) is not wanted:
+        if wanted.name in self._follows or bundled().get(wanted.name) is not wanted:
             raise UnknownProjection(wanted.name, self._follows)
         return self._follow(wanted())
 
@@ -337,6 +349,19 @@ class Models:
             async with asyncio.timeout(min(left, left if follow.mode == FOLLOWING else POLL_SECONDS)):
                 await pulse.wait()
         return True
+
+
+def _started_again(target: Target, name: str, now: int) -> bool:
+    """Clears what stopped a projection's rows, and those being built; whether there are any."""
+    found = [registry.find(target.query, each) for each in (name, name + NEXT)]
+    for entry in found:
+        if entry is not None and entry.status == STOPPED:
+            status = BUILDING if entry.name != name else LIVE
+            cleared = dataclasses.replace(
+                entry, status=status, error=None, error_position=None, updated_at=now
+            )
+            registry.put(target.query, cleared)
+    return found[0] is not None
 
 
 class Deadline:

@@ -20,23 +20,28 @@ from wfes.core.codec import Json
 from wfes.core.state import InstanceState
 from wfes.definition import Workflow
 from wfes.errors import DuplicateWorkflow, EngineNotOpen
-from wfes.history import Histories
+from wfes.history import Histories, plain_data
 from wfes.log.port import Log
 from wfes.log.writer import Batch, Writer
 from wfes.models import Models
 from wfes.outcomes import ended
+from wfes.registration import own_inline, state_projections
 from wfes.runtime import leases
 from wfes.runtime.clock import Clock
 from wfes.runtime.commands import Claim, Command, Define, GetOrCreate, Start, Submission
 from wfes.runtime.pruning import Archivist
 from wfes.runtime.reactions import REACTIONS
+from wfes.runtime.retention import Retention
+from wfes.runtime.scheduler import Scheduler
 from wfes.runtime.schedule_commands import DefineSchedules, declared
 from wfes.runtime.scheduler import Scheduler
-from wfes.runtime.retention import Retention
 from wfes.runtime.values import Values
 from wfes.runtime.worker import Worker
+from wfes.subscription.complete import complete
+from wfes.subscription.inline import GetBlob, InlineProjections, Show
 from wfes.subscription.projection import Projection
 from wfes.subscription.rebuild import bring_up
+from wfes.surroundings import EventSurroundings
 from wfes.validation import shown
 from wfes.waiting import Ends, Positions
 
@@ -83,6 +88,7 @@ class Parts:
         self.thread = 0
         self.histories = Histories(log, values)
         self.models = Models(log, values, projections)
+        self._inline = _inline(log, projections.values())
         self.loop: asyncio.AbstractEventLoop | None = None
         self.clock: Clock | None = None
         self._writer: Writer | None = None
@@ -126,19 +132,22 @@ class Parts:
         try:
             for workflow in self._workflows.values():
                 workflow.check()
-            await asyncio.to_thread(self._open_log)
             self.clock = make_clock(loop)
+            await asyncio.to_thread(self._open_log, self.clock.now())
             self._ends = Ends(loop)
             self._positions = Positions(loop)
             self._positions.tell(self._log.max_notification_id())
             self._writer = self._started_writer(loop, self.clock)
             self._archivist = Archivist(self._log, self._writer.submit, self.clock.now)
             self.phase = "open"
-            self.models.start(loop, self._writer.submit, self.clock.now)
+            self.models.start(loop, self._writer.submit, self.clock.now, self._inline)
             if self._workflows:
                 now = self.clock.now()
                 await self.submitted(
                     Define([_definition(workflow, now) for workflow in self._workflows.values()])
+                )
+                await self.submitted(
+                    DefineSchedules(declared(self._workflows.values(), self._values), self._workflows)
                 )
             if max_running is not None and self._workflows:
                 await self._start_worker(self._writer, self.clock, max_running, name)
@@ -146,13 +155,19 @@ class Parts:
             await self.close(0.0)
             raise
 
-    def _open_log(self) -> None:
+    def _open_log(self, now: int) -> None:
         self._log.open(leases.CREATE)
-        bring_up(self._log, _inline())
+        bring_up(self._log, state_projections())
+        complete(self._log, own_inline(), EventSurroundings(self._log, self._values), now)
 
     def _started_writer(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> Writer:
         writer = Writer(
-            self._log, projections=_inline(), reactions=REACTIONS, clock=clock.now, deliver=self._deliver
+            self._log,
+            projections=state_projections(),
+            event_rows=self._inline,
+            reactions=REACTIONS,
+            clock=clock.now,
+            deliver=self._deliver,
         )
         writer.start(loop)
         return writer
@@ -171,6 +186,8 @@ class Parts:
         writer.workers.add(worker.worker)
         await worker.start()
         self._worker = worker
+        self._scheduler = Scheduler(log=self._log, writer=writer, clock=clock, workflows=self._workflows)
+        self._scheduler.start()
         assert self._archivist is not None
         self._retention = Retention(self._log, self._archivist, clock)
         self._retention.start()
@@ -189,6 +206,8 @@ class Parts:
 
     async def _close(self, grace_seconds: float) -> None:
         try:
+            if self._scheduler is not None:
+                self._scheduler.stop()
             if self._retention is not None:
                 await self._retention.stop()
             if self._worker is not None:
@@ -237,6 +256,8 @@ class Parts:
         if self._writer is not None and self._writer.backlog:
             return False
         if self._retention is not None and self._retention.is_busy:
+            return False
+        if self._scheduler is not None and not self._scheduler.quiet:
             return False
         return (self._worker is None or self._worker.quiet) and self.models.quiet
 
@@ -360,6 +381,8 @@ class Parts:
         self._ends.tell(batch.events, batch.head)
         if self._worker is not None:
             self._worker.deliver(batch)
+        if self._scheduler is not None:
+            self._scheduler.deliver(batch.events)
         if self._retention is not None:
             self._retention.tell(batch.events)
         self._positions.tell(batch.head)
@@ -392,11 +415,17 @@ class _Starting(Submission):
         super().failed(error)
 
 
-def _inline() -> list[Any]:
-    # Inside a function: the projections import the packages below this one.
-    from wfes_projections import inline
+def _inline(log: Log, projections: Iterable[Projection]) -> InlineProjections:
+    def show(get_blob: GetBlob) -> Show:
+        values = Values(get_blob)
+        return lambda event: plain_data(event, values)
 
-    return list(inline())
+    return InlineProjections(
+        [*own_inline(), *(given for given in projections if given.inline)],
+        show=show,
+        versions={given.name: given.version for given in state_projections()},
+        url=log.url,
+    )
 
 
 def _definition(workflow: Workflow[Any, Any], now: int) -> e.WorkflowDefined:

@@ -18,7 +18,6 @@ and why, and stops nothing else.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import threading
 import time
@@ -121,7 +120,7 @@ class Follow:
                 self._begin(follower)
             elif self.mode == STANDBY:
                 self._stand_by(follower)
-            elif self.mode == HALTED:
+            elif self.mode == HALTED or (self.mode == JOINED and not follower.joined(self)):
                 self._look_again(follower)
             if self.mode == FOLLOWING:
                 self._follow(follower)
@@ -177,7 +176,7 @@ class Follow:
                     ) from error
 
     def _start(self, follower: Following, entry: Entry) -> None:
-        if self.projection.inline and entry.status == LIVE and follower.joined(self):
+        if self.projection.inline and entry.status == LIVE and follower.join(self):
             self.mode = JOINED
             return
         self._runner = follower.runner(self, entry)
@@ -207,7 +206,7 @@ class Follow:
             self._halt(runner.failure)
         elif runner.position < follower.head:
             self._due = 0.0
-        elif self.projection.inline and not runner.pending and follower.join(self, runner):
+        elif self.projection.inline and not runner.pending and follower.join(self):
             self.mode = JOINED
             self._runner = None
             follower.told()
@@ -263,6 +262,7 @@ class Follow:
             self._begin(follower)
         else:
             self.entry = entry
+            self.mode = HALTED
             self._due = time.monotonic() + STOPPED_LOOK_SECONDS
 
     def _read(self) -> Entry | None:
@@ -314,7 +314,7 @@ class Following:
         told: called from the thread when a checkpoint or a mode has changed.
         outdated: called from the thread with a projection whose rows are of an older version.
         join: called from the thread with an inline projection that has caught up; whether the writer keeps it now.
-        joined: called from the thread with an inline projection; whether the writer keeps it already.
+        joined: called from the thread with an inline projection; whether the writer keeps it, as far as is known.
     """
 
     def __init__(
@@ -325,7 +325,7 @@ class Following:
         *,
         told: Callable[[], None],
         outdated: Callable[[Follow], None],
-        join: Callable[[Follow, Runner], bool],
+        join: Callable[[Follow], bool],
         joined: Callable[[Follow], bool],
     ) -> None:
         self.head = 0
@@ -401,7 +401,7 @@ class Following:
             began = time.monotonic()
             self._busy = True
             for follow in list(self._follows):
-                woken = follow.trouble is None and follow.mode in (FOLLOWING, STANDBY, NEW)
+                woken = follow.trouble is None and follow.mode in (NEW, FOLLOWING, STANDBY, JOINED)
                 if woken or follow.again or (follow.due is not None and follow.due <= time.monotonic()):
                     follow.turn(self)
                     if self._stopping.is_set():
@@ -421,8 +421,3 @@ class Following:
             self._stopping.wait(pace)
         self._hurry = False
         self._wake.clear()
-
-
-def with_status(entry: Entry, status: str, now: int) -> Entry:
-    """The same rows, not stopped any more."""
-    return dataclasses.replace(entry, status=status, error=None, error_position=None, updated_at=now)

@@ -12,7 +12,6 @@ that library.
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 import threading
 import time
@@ -50,7 +49,13 @@ _LOOK_SECONDS = 0.1
 
 
 class Target(Protocol):
-    """An open write transaction of a store."""
+    """An open write transaction of a store.
+
+    Attributes:
+        tx: the writer's, where the store is the log's own database.
+    """
+
+    tx: Tx | None
 
     def query(self, sql: str, params: Params = ()) -> list[Row]:
         """Runs one statement."""
@@ -177,6 +182,7 @@ class _TxTarget:
     """A store's write transaction inside the writer's."""
 
     def __init__(self, tx: Tx) -> None:
+        self.tx: Tx | None = tx
         self.query = tx.query
         self.executemany = tx.executemany
 
@@ -245,13 +251,6 @@ class LogStore:
                 if time.monotonic() > leave_at:
                     raise LogUnavailable(self.url, "this engine is being closed", retryable=True)
 
-    async def write_here(self, work: Callable[[Target], T]) -> T:
-        """As `write`, on the event loop."""
-        member = _Work(work)
-        self._submit(member)
-        result: T = await asyncio.wrap_future(member.future)
-        return result
-
 
 # -- A database of its own -----------------------------------------------------------------------------------------
 
@@ -278,6 +277,7 @@ class _OwnTarget:
     """A store's write transaction in a database of its own."""
 
     def __init__(self, recorder: _Recorder, cursor: SQLiteCursor) -> None:
+        self.tx: Tx | None = None
         self._recorder = recorder
         self._cursor = cursor
 
