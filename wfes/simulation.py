@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -107,6 +107,15 @@ class SimulatedLog:
         """A stream's events above a version."""
         return self.streams.get(stream, [])[after:]
 
+    def histories(self, streams: Sequence[str], events_max: int) -> dict[str, list[e.Recorded]]:
+        """The whole histories of these streams."""
+        return {stream: list(self.streams[stream]) for stream in streams if stream in self.streams}
+
+    @property
+    def position(self) -> int:
+        """The position of the newest event."""
+        return self._position
+
     def append(self, stream: str, events: Sequence[e.Event]) -> int:
         """Appends events, and what they cause."""
         history = self.streams.setdefault(stream, [])
@@ -125,7 +134,13 @@ class SimulatedLog:
                 reaction(self, stream, event, state)
         return len(history)
 
-    def query(self, sql: str, params: Sequence[object] | Mapping[str, object] = ()) -> list[tuple[Any, ...]]:
+    def query(
+        self,
+        sql: str,
+        params: Sequence[object] | Mapping[str, object] = (),
+        *,
+        shows: Collection[type[e.Event]] | None = None,
+    ) -> list[tuple[Any, ...]]:
         """The one query reactions ask: who waits for this instance."""
         assert "waiters" in sql, sql
         (target,) = list(params.values()) if isinstance(params, Mapping) else list(params)

@@ -96,6 +96,26 @@ def test_reads_in_log_order(log: Log) -> None:
     assert log.max_notification_id() == 5
 
 
+def test_reads_many_histories_at_once(log: Log) -> None:
+    fill(log)
+    transaction = log.begin()
+    transaction.insert([row(6, "c", 1), row(7, "a", 4)])
+    whole = transaction.histories(["c", "nowhere", "a"], 100)
+    assert {stream: list(rows) for stream, rows in whole.items()} == {
+        "a": [row(1, "a", 1), row(3, "a", 2, topic="U"), row(4, "a", 3), row(7, "a", 4)],
+        "c": [row(6, "c", 1)],
+    }
+    # It stops between two streams, after one at least.
+    assert {stream: len(rows) for stream, rows in transaction.histories(["a", "b", "c"], 1).items()} == {
+        "a": 4
+    }
+    assert set(transaction.histories(["a", "b", "c"], 5)) == {"a", "b"}
+    assert dict(transaction.histories([], 5)) == {}
+    # Nothing is left open that would stand in the way of the end.
+    transaction.commit()
+    assert log.max_notification_id() == 7
+
+
 def test_topics(log: Log) -> None:
     assert log.topics() == set()
     fill(log)

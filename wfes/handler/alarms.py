@@ -110,6 +110,10 @@ class HandlerTimers:
             alarm.cancel()
         self._armed.clear()
 
+    def let_go(self) -> None:
+        """Its execution has left: no timer is armed again."""
+        del self._due
+
     def _arm(self, timer: PrivateTimer, due: int) -> None:
         self.dues[timer.delay, timer.number] = due
         self._armed[timer] = self._clock.call_at(due, lambda: self._ring(timer))

@@ -157,7 +157,7 @@ class TimedAsk(Ask):
     def begin(self) -> None:
         self.look()
         if not self.settled and self.until is not None and self.alarm is None:
-            self.alarm = self.execution.host.clock.call_at(self.until, self._due)
+            self.alarm = self.execution.host.clock.call_at(self.until, self.ring)
 
     def look(self) -> None:
         """Settles it if what it waits for is there already."""
@@ -170,7 +170,8 @@ class TimedAsk(Ask):
     def due(self) -> int | None:
         return self.until
 
-    def _due(self) -> None:
+    def ring(self) -> None:
+        """Its time is over."""
         self.alarm = None
         if self.settled or self.withdrawn:
             return
@@ -195,7 +196,7 @@ class SleepAsk(TimedAsk):
         assert until is not None
         return e.SleepScheduled(at=at, path=self.path, until=until)
 
-    def _due(self) -> None:
+    def ring(self) -> None:
         self.alarm = None
         self.execution.settle(self, e.SleepEnded, {})
 

@@ -46,6 +46,10 @@ class Ends:
         self.is_moved = False
         self.is_over = False
 
+    def let_go(self) -> None:
+        """Its execution has left: it is asked nothing more."""
+        del self._execution
+
     @property
     def is_interrupted(self) -> bool:
         """Whether a cancellation or time-out has been asked for or given."""

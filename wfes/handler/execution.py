@@ -119,7 +119,7 @@ class Execution:
         self.seen_at = started.at
         """The time of the last release, in microseconds; the loop counts seconds from the instance's start, since
         floats are too coarse for microseconds since 1970."""
-        self.root = Scope(self, "")
+        self._root: Scope | None = Scope(self, "")
         self.state: RecordedState | None = None
         self.main: asyncio.Task[Any] | None = None
         self.timers = HandlerTimers(self.loop, host.clock, started.at, self._timer_due)
@@ -177,6 +177,11 @@ class Execution:
             return False
         self.rest.release(waiting=True)
         return True
+
+    @property
+    def root(self) -> Scope:
+        """The handler's own scope; once it has left, one under which nothing is recorded."""
+        return self._root or Scope(self, "")
 
     @property
     def known(self) -> int:
@@ -600,6 +605,8 @@ class Execution:
             if recorded.originator_version > self.inbox.seen:
                 self.take_in(recorded.event, recorded.originator_version)
         self.unread.clear()
+        now = self.host.clock.now()
+        overdue: list[TimedAsk] = []
         for ask in list(self.asks.values()):
             if ask.recorded and not ask.withdrawn and not ask.settled and ask not in self.fresh:
                 ask.on_disk = True
@@ -607,12 +614,20 @@ class Execution:
                     if ask.retry_at is None:
                         self.active.add(ask)
                     ask.resume()
+                elif isinstance(ask, TimedAsk) and ask.until is not None and ask.until <= now:
+                    ask.look()
+                    overdue.append(ask)
                 else:
                     ask.begin()
         self.ends.watch()
         if self.ends.cancel is not None:
             request, self.ends.cancel = self.ends.cancel, None
             self.ends.request_cancel(request)
+        # What was due before anybody could run it needs no timer: it is released in this very turn.
+        scheduled, self._scheduled = self._scheduled, True
+        for ask in overdue:
+            ask.ring()
+        self._scheduled = scheduled
 
     def come_to_rest(self, ask: Ask) -> None:
         """An inner ask waits: so do the steps around it, and the time it takes is none of theirs."""
@@ -662,5 +677,17 @@ class Execution:
         self.line.clear()
         self.line.outbox.clear()
         self.halt()
-        self.asks.clear()
+        self._let_go()
         self.host.left(self)
+
+    def _let_go(self) -> None:
+        """Opens every circle of references: it is freed at once, and leaves the garbage collector no work."""
+        for ask in self.asks.values():
+            if ask.waits:
+                ask.forget()
+        self.asks.clear()
+        self.main = self.replay = self._root = None
+        self.line.outbox.let_go()
+        self.timers.let_go()
+        self.ends.let_go()
+        self.rest.let_go()

@@ -52,6 +52,10 @@ _AS_COMPLETED = ("as_completed", "_AsCompletedIterator.")
 """How the qualified names of `asyncio.as_completed`'s code begin, in every release."""
 
 
+def _nobody() -> None:
+    """Whom a loop wakes that was dropped."""
+
+
 class Drained(enum.Enum):
     """How a `drain()` ended."""
 
@@ -334,6 +338,7 @@ class PrivateLoop(TimedLoop):
                     end_generator(generator, self.drop_error)
             self._generators.clear()
             self.drop_outside()
+            self._wake = _nobody
         finally:
             sys.set_asyncgen_hooks(*hooks)
             self._leave(previous)

@@ -120,6 +120,12 @@ class Outbox:
         """Forgets everything: the execution is over."""
         self._pending = []
 
+    def let_go(self) -> None:
+        """Its execution has left: nothing more is flushed."""
+        self._sent.clear()
+        self.refuser = None
+        del self._execution
+
 
 class _OwnerAppend:
     """A member of the writer's queue: entries of one execution."""

@@ -45,6 +45,10 @@ class Rest:
         self.stopping = False
         self.releasing = False
 
+    def let_go(self) -> None:
+        """Its execution has left: it is asked nothing more."""
+        del self._execution
+
     @property
     def must_leave(self) -> bool:
         """Whether it leaves memory whatever comes."""

@@ -116,6 +116,8 @@ class Trampoline(Coroutine[Any, Any, Any]):
         except BaseException:
             self._finished()
             raise
+        finally:
+            del error, typ, val  # its traceback holds this frame, which must not hold it
         if yielded is None or getattr(yielded, "_loop", None) is loop:
             return yielded
         return self._foreign(yielded)

@@ -74,11 +74,21 @@ def decode(stored: Notification) -> Recorded:
     Raises:
         UnknownEvent: its topic or one of its fields is not in the catalogue: a newer version of wfes wrote it.
     """
-    topic = stored.topic
+    place = stored.id, str(stored.originator_id), stored.originator_version
+    return decode_row((*place, stored.topic, stored.state))
+
+
+def decode_row(row: StoredRow) -> Recorded:
+    """The event of a row of the log, with its place.
+
+    Raises:
+        UnknownEvent: as `decode`.
+    """
+    position, stream, version, topic, state = row
     cls = CATALOGUE.get(topic)
     if cls is None:
-        raise UnknownEvent(topic, instance=str(stored.originator_id), position=stored.id)
-    tree = _loads(stored.state[chain.SIZE :])
+        raise UnknownEvent(topic, instance=stream, position=position)
+    tree = _loads(state[chain.SIZE :])
     if topic in _TUPLES:
         for name in _TUPLES[topic]:
             if name in tree:
@@ -86,10 +96,8 @@ def decode(stored: Notification) -> Recorded:
     try:
         event = cls(**tree)
     except TypeError as error:
-        raise UnknownEvent(
-            topic, str(error), instance=str(stored.originator_id), position=stored.id
-        ) from None
-    return Recorded(stored.originator_id, stored.originator_version, event, stored.id)  # type: ignore[arg-type]
+        raise UnknownEvent(topic, str(error), instance=stream, position=position) from None
+    return Recorded(stream, version, event, position)
 
 
 def digest(stored: StoredEvent) -> bytes:

@@ -8,18 +8,18 @@ committed, plus what the open transaction appended; if that is undone, its entri
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from wfes.core import chain
-from wfes.core.events import Event
+from wfes.core.events import Event, Recorded
 from wfes.core.evolve import evolve
 from wfes.core.state import InstanceState
 from wfes.log.application import decode, digest
 from wfes.log.archive import Archive
 from wfes.log.archived import whole_history
-from wfes.log.port import WriteTransaction
+from wfes.log.port import StoredRow, WriteTransaction
 from wfes.log.rows import OWN, Rows
-from wfes.log.weight import Weight
+from wfes.log.weight import LARGE, Weight
 
 KEPT_MAX = 512
 """How many entries that must stay are passed over in one `Cache.trim`, at least."""
@@ -96,6 +96,22 @@ class Cache:
         self._entries[stream] = entry
         self.weight += entry.weight.total
         return entry
+
+    def take_in(self, rows: Sequence[StoredRow], history: Sequence[Recorded]) -> None:
+        """Makes the entry of an instance, if it has none, out of its whole history that was read for something else."""
+        stream = history[0].originator_id
+        if stream not in self._entries:
+            entry = Entry(stream)
+            state, weight = entry.state, entry.weight
+            assert state is not None
+            for row, recorded in zip(rows, history, strict=True):
+                evolve(state, recorded.event, recorded.originator_version)
+                if len(row[4]) > LARGE or weight.total:
+                    weight.count(recorded.event, len(row[4]))
+            entry.version = history[-1].originator_version
+            entry.digest = chain.digest(*rows[-1][1:])
+            self._entries[stream] = entry
+            self.weight += weight.total
 
     def weigh(self, entry: Entry, event: Event, size: int) -> None:
         """Takes into account what the state of an entry holds after this event, stored in `size` bytes."""

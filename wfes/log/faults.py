@@ -112,6 +112,9 @@ class FaultyWrite:
     def history(self, stream: str, after: int = 0, limit: int | None = None) -> Sequence[Notification]:
         return self._write.history(stream, after, limit)
 
+    def histories(self, streams: Sequence[str], events_max: int) -> Mapping[str, Sequence[StoredRow]]:
+        return self._write.histories(streams, events_max)
+
     def last(self, stream: str) -> Notification | None:
         return self._write.last(stream)
 

@@ -47,6 +47,17 @@ class MemoryWrite:
         mine = [_notification(row) for row in self._rows if row[1] == stream and row[2] > after]
         return sorted((*stored, *mine), key=lambda found: found.originator_version)[:limit]
 
+    def histories(self, streams: Sequence[str], events_max: int) -> Mapping[str, Sequence[StoredRow]]:
+        found: dict[str, list[StoredRow]] = {}
+        left = events_max
+        for stream in sorted(set(streams)):
+            if left <= 0:
+                break
+            if rows := [_row(stored) for stored in self.history(stream)]:
+                found[stream] = rows
+                left -= len(rows)
+        return found
+
     def last(self, stream: str) -> Notification | None:
         found = [
             *self._log.select_events(stream, desc=True, limit=1),
@@ -274,6 +285,10 @@ _GONE = StoredEvent("", 0, "", b"")
 def _notification(row: StoredRow) -> Notification:
     position, stream, version, topic, state = row
     return Notification(stream, version, topic, state, position)
+
+
+def _row(found: Notification) -> StoredRow:
+    return found.id, str(found.originator_id), found.originator_version, found.topic, found.state
 
 
 def _stored(row: StoredRow) -> StoredEvent:

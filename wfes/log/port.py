@@ -6,7 +6,7 @@ policy: it knows bytes, places and rows, not what an event means.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
@@ -58,6 +58,14 @@ class WriteTransaction(Protocol):
 
     def history(self, stream: str, after: int = 0, limit: int | None = None) -> Sequence[Notification]:
         """The stored events of a stream with a version above ``after``, in order; at most ``limit``."""
+        ...
+
+    def histories(self, streams: Sequence[str], events_max: int) -> Mapping[str, Sequence[StoredRow]]:
+        """The whole histories of some of these streams, with one read for all.
+
+        Stops, between two streams, where ``events_max`` events have been read; a stream that does not exist, or was
+        not read any more, is not in the result.
+        """
         ...
 
     def last(self, stream: str) -> Notification | None:
@@ -227,8 +235,34 @@ class Tx(Protocol):
         very transaction."""
         ...
 
-    def query(self, sql: str, params: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
-        """Reads rows of inline projections, which reflect this transaction's own appends."""
+    def histories(self, streams: Sequence[str], events_max: int) -> dict[str, list[Recorded]]:
+        """The whole histories of some of these instances, read together; their states are at hand afterwards.
+
+        Stops where about ``events_max`` events have been read, after one instance at least; the others, and those
+        that do not exist, are not in the result.
+        """
+        ...
+
+    @property
+    def position(self) -> int:
+        """The position of the newest event, this transaction's own appends included; the next one's is one more."""
+        ...
+
+    def query(
+        self,
+        sql: str,
+        params: Sequence[object] | Mapping[str, object] = (),
+        *,
+        shows: Collection[type[Event]] | None = None,
+    ) -> list[Row]:
+        """Reads rows of inline projections, which reflect this transaction's own appends.
+
+        Args:
+            sql: one statement.
+            params: its parameters.
+            shows: the kinds of events whose rows have to be seen, where that is known: appends of other kinds then
+                stay in the buffer, and the rows read may be without them. None: every append is to be seen.
+        """
         ...
 
     def executemany(self, sql: str, params: Sequence[Sequence[object]]) -> None:

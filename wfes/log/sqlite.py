@@ -14,7 +14,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -99,6 +99,22 @@ class SQLiteWrite:
 
     def history(self, stream: str, after: int = 0, limit: int | None = None) -> Sequence[Notification]:
         return self._stream("select_stream", stream, after, limit)
+
+    def histories(self, streams: Sequence[str], events_max: int) -> Mapping[str, Sequence[StoredRow]]:
+        found: dict[str, list[StoredRow]] = {}
+        current: list[StoredRow] = []
+        name, left = "", events_max
+        with self._errors(), closing(self._connection.cursor()) as cursor:
+            cursor.execute(statement("sqlite", "select_streams"), (orjson.dumps(list(streams)).decode(),))
+            for row in cursor:
+                if row[1] != name:
+                    if left <= 0:
+                        break
+                    name = row[1]
+                    current = found[name] = []
+                current.append(row)
+                left -= 1
+        return found
 
     def last(self, stream: str) -> Notification | None:
         found = self._stream("select_stream_newest_first", stream, None, 1)

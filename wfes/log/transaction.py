@@ -7,7 +7,7 @@ costs a JSON dump, a digest, an applier and one tuple; that is the path of every
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 
 from eventsourcing.persistence import Notification
 
@@ -15,7 +15,7 @@ from wfes.core.chain import digest
 from wfes.core.events import Event, Recorded, WorkflowDefined, WorkflowStarted
 from wfes.core.evolve import evolve
 from wfes.core.state import InstanceState
-from wfes.log.application import body_bytes, decode
+from wfes.log.application import body_bytes, decode, decode_row
 from wfes.log.cache import Cache, Entry
 from wfes.log.event_rows import EventRows
 from wfes.log.port import Row, StoredRow, Tx, WriteTransaction
@@ -54,6 +54,8 @@ class Transaction:
         self._touched: list[Entry] = []
         self._dirty: list[Entry] = []
         self._defined: list[WorkflowDefined] = []
+        self._unshown: set[type[Event]] = set()
+        """Kinds of the events appended since the rows were last brought up to date."""
         self._event_rows = event_rows
         self._handled: Container[type[Event]] = () if event_rows is None else event_rows.handled
         self._happened: list[Recorded] = []
@@ -89,6 +91,7 @@ class Transaction:
         row = (position, stream, version, cls.topic, stored)
         self._position = position
         self._rows.append(row)
+        self._unshown.add(cls)
         self.appended += 1
         entry.digest = digest(stream, version, cls.topic, stored)
         entry.version = version
@@ -122,8 +125,27 @@ class Transaction:
         self.appended += 1
         self._write.delete_history(stream, upto)
 
-    def query(self, sql: str, params: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
-        self.flush()
+    def histories(self, streams: Sequence[str], events_max: int) -> dict[str, list[Recorded]]:
+        self.flush_events()
+        found: dict[str, list[Recorded]] = {}
+        for stream, rows in self._write.histories(streams, events_max).items():
+            history = found[stream] = [decode_row(row) for row in rows]
+            self._cache.take_in(rows, history)
+        return found
+
+    @property
+    def position(self) -> int:
+        return self._position
+
+    def query(
+        self,
+        sql: str,
+        params: Sequence[object] | Mapping[str, object] = (),
+        *,
+        shows: Collection[type[Event]] | None = None,
+    ) -> list[Row]:
+        if shows is None or not self._unshown.isdisjoint(shows):
+            self.flush()
         self.appended += not _reads(sql)
         return self._write.query(sql, params)
 
@@ -163,6 +185,7 @@ class Transaction:
     def flush(self) -> None:
         """Makes everything buffered rows, the projections' included."""
         self.flush_events()
+        self._unshown.clear()
         for event in self._defined:
             self._inline.define(self._write, event)
         self._defined.clear()

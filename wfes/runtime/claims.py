@@ -174,34 +174,37 @@ class ClaimRunnable:
 
     def _take(self, tx: Tx, ids: Sequence[str], dead: str | None, budget: _Budget, claimed: Claimed) -> bool:
         """Claims these instances; True if it stopped before the last one."""
+        histories = tx.histories(ids, budget.events) if ids else {}
         for id in ids:
-            if not budget.left:
-                return True
-            state = tx.state(id)
-            if state is None:
+            history = histories.get(id)
+            if history is None:
                 continue
+            state = tx.state(id)
+            assert state is not None
             command = Claim(worker=self._worker, code=self._codes[state.workflow], dead=dead)
             decision = decide(state, command, tx.now)
             # Claim is never refused: it gives no event where there is nothing to claim.
             if not isinstance(decision, list) or not decision:
                 continue
-            tx.append(id, decision)
+            position = tx.position + 1
+            version = tx.append(id, decision)
             claimed.progressed = True
-            if isinstance(decision[-1], e.RunClaimed):
-                history = tx.history(id)
+            if isinstance(decision[0], e.RunClaimed):
+                history.append(e.Recorded(id, version, decision[0], position))
                 claimed.histories.append(history)
-                budget.spend(len(history))
-        return False
+                budget.instances -= 1
+        budget.events -= sum(map(len, histories.values()))
+        return budget.events <= 0 and len(histories) < len(ids)
 
 
 class _Budget:
-    """How many more instances a batch may claim."""
+    """What a batch may still take: so many instances, and about so many events of their histories."""
 
     def __init__(self, instances: int) -> None:
-        self.left = instances
-        self._events = EVENTS_MAX
+        self.instances = instances
+        self.events = EVENTS_MAX
 
-    def spend(self, events: int) -> None:
-        """Takes one instance with a history of so many events off."""
-        self._events -= events
-        self.left = self.left - 1 if self._events > 0 else 0
+    @property
+    def left(self) -> int:
+        """How many more instances may be claimed."""
+        return self.instances if self.events > 0 else 0

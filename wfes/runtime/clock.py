@@ -107,11 +107,13 @@ class _Timer:
         self._due = due * 1_000
         away = max(0, self._due - wall())
         self._floor = monotonic() + away
-        self._handle: asyncio.Handle = loop.call_later(away / 1e9, self._fire)
+        self._handle: asyncio.Handle | None = loop.call_later(away / 1e9, self._fire)
 
     def cancel(self) -> None:
         self._callback = None
-        self._handle.cancel()
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
 
     def _fire(self) -> None:
         callback = self._callback
@@ -124,7 +126,7 @@ class _Timer:
         elif by_wall > 0:
             self._handle = self._loop.call_later(min(by_wall / 1e9, RECHECK_SECONDS_MAX), self._fire)
         else:
-            self._callback = None
+            self._callback = self._handle = None  # a timer that is over is part of no circle of references
             callback()
 
 

@@ -211,6 +211,55 @@ def test_transaction_shows_its_own_appends(run: Run) -> None:
     run(test)
 
 
+def test_a_query_brings_up_the_rows_it_is_to_show_and_no_others(run: Run) -> None:
+    waiting = "SELECT path FROM wfes_waiters WHERE waiter = 'i'"
+    listening = "SELECT path FROM wfes_listeners WHERE instance = 'i'"
+
+    def look(tx: Tx) -> None:
+        tx.append("i", [e.ListenStarted(at=tx.now, path="l", event="go")])
+        assert tx.query(listening, shows=[e.WaitStarted]) == []
+        tx.append("i", [e.WaitStarted(at=tx.now, path="w", instance="other")])
+        assert tx.query(waiting, shows=[e.WaitStarted]) == [("w",)]
+        assert tx.query(listening, shows=[e.WaitStarted]) == [("l",)]
+        tx.append("i", [e.WaitCancelled(at=tx.now, path="w")])
+        assert tx.query(waiting, shows=[e.WaitStarted]) == [("w",)]
+        assert tx.query(waiting) == []
+
+    async def test(bench: Bench) -> None:
+        await bench.start("i")
+        await bench.submit(look)
+
+    run(test)
+
+
+def test_histories_read_together_leave_their_states_at_hand(run: Run) -> None:
+    def look(tx: Tx) -> None:
+        tx.append("b", [progress("new")])
+        assert tx.position == 5
+        found = tx.histories(["b", "a", "nobody"], 100)
+        assert {id: [r.position for r in history] for id, history in found.items()} == {
+            "a": [1, 2],
+            "b": [3, 4, 5],
+        }
+        for id, history in found.items():
+            assert tx.state(id) == fold(id, history)
+            tx.append(id, [progress("newer")])
+        assert tx.position == 7
+        assert [r.originator_version for r in tx.history("a")] == [1, 2, 3]
+
+    async def test(bench: Bench) -> None:
+        await bench.start("a")
+        await bench.start("b")
+        bench.writer._cache.clear()
+        await bench.submit(look)
+        for id in "ab":
+            stored = bench.log.select_events(id)
+            digests = [chain.GENESIS, *map(digest, stored)]
+            assert [one.state[: chain.SIZE] for one in stored] == digests[:-1]
+
+    run(test)
+
+
 def test_reactions_append_in_the_same_transaction(run: Run, log: Log) -> None:
     def wake(tx: Tx, stream: str, event: e.Event, state: InstanceState) -> None:
         assert state.is_over
