@@ -9,6 +9,7 @@ from wfes.cli.app import main
 from wfes.cli.changing import cancel, pause, provide, publish, resume, retry, send, set_timeout
 from wfes.cli.demo import demo
 from wfes.cli.following import history, tail
+from wfes.cli.insights import activity, inbox, stats, timers
 from wfes.cli.prune import prune
 from wfes.cli.reading import ls, requests, show
 from wfes.cli.running import run, start, worker
@@ -32,6 +33,10 @@ for _command in (
     resume,
     retry,
     set_timeout,
+    stats,
+    activity,
+    timers,
+    inbox,
     prune,
     demo,
 ):

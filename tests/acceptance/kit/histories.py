@@ -97,7 +97,7 @@ def _workflows(world: _World) -> list[Workflow[Any, Any]]:
                 case "child":
                     try:
                         limit = 2 if number % 3 == 0 else None
-                        other: Workflow[Any, Any] = children[number % 2]
+                        other: Workflow[Any, Any] = children[int(number) % 2]
                         return await step.execute_workflow("c", other, [self.me, *rest], timeout=limit)
                     except (ChildWorkflowError, WaitTimeout) as error:
                         return type(error).__name__
