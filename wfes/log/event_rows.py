@@ -37,12 +37,15 @@ class EventRows(Protocol):
     """Event projections inside the writer's transactions. Used by the writer's thread.
 
     Attributes:
-        handled: types of events that are to be handed to ``run``; changes in place.
         doubtful: what is known of the rows must be looked up again: the last transaction was undone, or others wrote.
     """
 
-    handled: Container[type[Event]]
     doubtful: bool
+
+    @property
+    def handled(self) -> Container[type[Event]]:
+        """Types of events that are to be handed to ``run``; one object, which changes in place."""
+        ...
 
     def begin(self, ground: Ground, seen: int, news: Sequence[Notification]) -> bool:
         """Brings the rows up to the log, where others committed or something is doubtful.

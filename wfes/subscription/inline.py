@@ -76,11 +76,14 @@ class _Around:
 
     def __init__(self, show: Callable[[GetBlob], Show]) -> None:
         self.ground: Ground | None = None
-        self.data = show(self._get_blob)
+        self._show = show(self._get_blob)
 
     def _get_blob(self, sha256: str) -> bytes | None:
         assert self.ground is not None
         return self.ground.write.get_blob(sha256)
+
+    def data(self, event: Event) -> dict[str, Any]:
+        return self._show(event)
 
     def origin(self, instance: str) -> tuple[str | None, str | None]:
         assert self.ground is not None

@@ -216,14 +216,14 @@ class Projection:
 
 def _check_tables(cls: type[Projection]) -> None:
     tables: Any = getattr(cls, "tables", ())
-    rows = list(tables) if isinstance(tables, (list, tuple)) else [tables]
+    rows: list[Any] = list(cast("Sequence[Any]", tables)) if isinstance(tables, (list, tuple)) else [tables]
     for row in rows:
         if not (isinstance(row, type) and issubclass(row, Row) and "table" in row.__dict__):
             raise TypeError(
                 f"tables of projection {cls.name!r} holds {row!r}; it must be classes such as "
                 'class Day(Row, table="orders_by_day", key="day")'
             )
-    names = [row.table.name for row in rows]
+    names: list[str] = [row.table.name for row in rows]
     if not names or len(set(names)) < len(names):
         raise TypeError(
             f"projection {cls.name!r} needs one or several tables of different names, not {names!r}"

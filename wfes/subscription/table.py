@@ -23,6 +23,8 @@ from typing import Any, ClassVar, Self, Union, cast, dataclass_transform, get_ar
 
 import orjson
 
+from wfes.subscription.words import RESERVED
+
 Stored = tuple[Any, ...]
 """A row, or a row's key, as its columns hold it."""
 
@@ -63,26 +65,13 @@ SQLITE = Dialect(
 )
 
 
-def _bool(value: Any) -> int:
-    return int(value)
-
-
 def _moment(value: datetime) -> str:
+    if value.tzinfo is None:
+        raise ValueError(f"{value!r} is naive; give it a time zone")
     # Always UTC and of one width, so that text compares as time does.
     return value.astimezone(UTC).isoformat(timespec="microseconds")
 
 
-def _json(value: Any) -> str:
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
-
-
-_ENCODE: dict[str, Callable[[Any], Any]] = {
-    "bool": _bool,
-    "datetime": _moment,
-    "date": date.isoformat,
-    "Decimal": str,
-    "json": _json,
-}
 _DECODE: dict[str, Callable[[Any], Any]] = {
     "bool": bool,
     "datetime": datetime.fromisoformat,
@@ -100,21 +89,85 @@ _KINDS: dict[Any, str] = {
     date: "date",
     Decimal: "Decimal",
 }
-_TYPES: dict[str, tuple[type, ...]] = {
-    "str": (str,),
-    "int": (int,),
-    "float": (float, int),
-    "bool": (bool,),
-    "bytes": (bytes,),
-    "datetime": (datetime,),
-    "date": (date,),
-    "Decimal": (Decimal,),
+_ACCEPTED = (
+    "str, int, float, bool, bytes, datetime, date, Decimal, a dict, a list or Any (as JSON), "
+    "or one of these with | None"
+)
+
+
+def _text(value: Any) -> Any:
+    if not isinstance(value, str):
+        return _UNFIT
+    if not value.isascii():
+        value.encode()  # half of a surrogate pair is no text: UnicodeEncodeError is a ValueError
+    return value if type(value) is str else str.__str__(value)
+
+
+def _whole(value: Any) -> Any:
+    if type(value) is not int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            return _UNFIT
+        value = int(value)
+    if not -_INTEGER_MAX <= value < _INTEGER_MAX:
+        raise ValueError("it does not fit into 64 bits")
+    return value
+
+
+def _real(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (float, int)):
+        return _UNFIT
+    value = float(value)
+    if value != value:
+        raise ValueError("no database compares nan; leave it out")
+    return value
+
+
+def _flag(value: Any) -> Any:
+    return int(value) if isinstance(value, bool) else _UNFIT
+
+
+def _content(value: Any) -> Any:
+    return bytes(value) if isinstance(value, bytes) else _UNFIT
+
+
+def _when(value: Any) -> Any:
+    return _moment(value) if isinstance(value, datetime) else _UNFIT
+
+
+def _day(value: Any) -> Any:
+    # A datetime is no date, whatever Python's classes say.
+    return value.isoformat() if isinstance(value, date) and not isinstance(value, datetime) else _UNFIT
+
+
+def _exact(value: Any) -> Any:
+    return str(value) if isinstance(value, Decimal) else _UNFIT
+
+
+def _tree(value: Any) -> Any:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+
+
+_UNFIT: Any = object()
+_STORE: dict[str, Callable[[Any], Any]] = {
+    "str": _text,
+    "int": _whole,
+    "float": _real,
+    "bool": _flag,
+    "bytes": _content,
+    "datetime": _when,
+    "date": _day,
+    "Decimal": _exact,
+    "json": _tree,
 }
-_ACCEPTED = "str, int, float, bool, bytes, datetime, date, Decimal, a dict, a list or Any (as JSON), or one of these | None"
+"""By kind: a value as its column holds it, or `_UNFIT`."""
 
 
 def encoded(value: Any) -> Any:
-    """A value of a query's parameter as a column of its type holds it."""
+    """A value of a query's parameter as a column of its type holds it.
+
+    Raises:
+        ValueError: a moment has no time zone.
+    """
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, datetime):
@@ -172,17 +225,12 @@ class Table:
         self._one_key = places[0] if len(places) == 1 else -1
         getter = attrgetter(*names)
         self._values: Callable[[Any], Stored] = getter if len(names) > 1 else lambda row: (getter(row),)
-        self._encoders = [
-            (place, _ENCODE[column.kind])
-            for place, column in enumerate(self.columns)
-            if column.kind in _ENCODE
-        ]
+        self._store = [(_STORE[column.kind], column) for column in self.columns]
         self._decoders = [
             (place, _DECODE[column.kind])
             for place, column in enumerate(self.columns)
             if column.kind in _DECODE
         ]
-        self._checks = [(place, _TYPES.get(column.kind), column) for place, column in enumerate(self.columns)]
 
     def __repr__(self) -> str:
         return f"<Table {self.name!r}>"
@@ -196,33 +244,36 @@ class Table:
             TypeError: a field holds what its column cannot.
             ValueError: a number is out of bounds, or a moment has no time zone.
         """
-        values = self._values(row)
-        for place, accepted, column in self._checks:
-            value = values[place]
-            if value is None:
-                if not column.nullable:
-                    raise self._unfit(column, value)
-            elif accepted is not None and type(value) not in accepted:
-                # A bool is no number here, and a datetime no date, whatever Python's classes say.
-                if isinstance(value, (bool, datetime)) or not isinstance(value, accepted):
-                    raise self._unfit(column, value)
-            elif column.kind == "int" and not -_INTEGER_MAX <= value < _INTEGER_MAX:
-                raise ValueError(f"{self.name}.{column.name} is {value!r}, which does not fit into 64 bits")
-            elif column.kind == "float" and value != value:
-                raise ValueError(
-                    f"{self.name}.{column.name} is nan, which no database compares; leave it out"
-                )
-            elif column.kind == "datetime" and value.tzinfo is None:
-                raise ValueError(
-                    f"{self.name}.{column.name} is {value!r}, which is naive; give it a time zone"
-                )
-        if not self._encoders:
-            return values
-        encoded_values = list(values)
-        for place, encode in self._encoders:
-            if encoded_values[place] is not None:
-                encoded_values[place] = encode(encoded_values[place])
-        return tuple(encoded_values)
+        stored: list[Any] = []
+        for value, (store, column) in zip(self._values(row), self._store, strict=True):
+            if value is None and column.nullable:
+                stored.append(None)
+                continue
+            try:
+                found = store(value)
+            except (TypeError, ValueError, OverflowError) as error:
+                raise self._refused(column, value, error) from error
+            if found is _UNFIT or value is None:
+                raise self._unfit(column, value)
+            stored.append(found)
+        return tuple(stored)
+
+    def _value(self, place: int, value: Any) -> Any:
+        """One column's value as it holds it."""
+        store, column = self._store[place]
+        if value is None and column.nullable:
+            return None
+        try:
+            found = store(value)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise self._refused(column, value, error) from error
+        if found is _UNFIT or value is None:
+            raise self._unfit(column, value)
+        return found
+
+    def _refused(self, column: Column, value: Any, error: Exception) -> ValueError | TypeError:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        return kind(f"{self.name}.{column.name} cannot hold {value!r}: {error}")
 
     def _unfit(self, column: Column, value: Any) -> TypeError:
         wanted = column.kind + (" or None" if column.nullable else "")
@@ -248,23 +299,26 @@ class Table:
         """A key given as Python values, as the columns hold it.
 
         Raises:
-            TypeError: it has another number of parts than the table's key.
+            TypeError: it has another number of parts than the table's key, or one that its column cannot hold.
+            ValueError: as for `stored`.
         """
         if len(key) != len(self.key):
             raise TypeError(
                 f"a key of {self.name} is {', '.join(self.key)}; {len(key)} values were given: {tuple(key)!r}"
             )
-        return tuple([encoded(part) for part in key])
+        return tuple([self._value(place, part) for place, part in zip(self._places, key, strict=True)])
 
     def stored_equal(self, equal: Mapping[str, Any]) -> dict[str, Any]:
         """Columns and the values they must have, as they hold them.
 
         Raises:
-            TypeError: the table has no such column.
+            TypeError: the table has no such column, or it cannot hold the value.
+            ValueError: as for `stored`.
         """
-        for name in equal:
-            self.place(name)
-        return {name: encoded(value) for name, value in equal.items()}
+        return {
+            name: None if value is None else self._value(self.place(name), value)
+            for name, value in equal.items()
+        }
 
     def place(self, column: str) -> int:
         """Where a column stands.
@@ -297,10 +351,10 @@ class Table:
         made = [
             f"CREATE TABLE IF NOT EXISTS {name} ({', '.join(columns)}, PRIMARY KEY ({', '.join(self.key)}))"
         ]
-        for index in self.indexes:
-            made.append(
-                f"CREATE INDEX IF NOT EXISTS {self.name}__{'_'.join(index)}{label} ON {name} ({', '.join(index)})"
-            )
+        made.extend(
+            f"CREATE INDEX IF NOT EXISTS {self.name}__{'_'.join(index)}{label} ON {name} ({', '.join(index)})"
+            for index in self.indexes
+        )
         return made
 
     @property
@@ -371,6 +425,7 @@ def _table(cls: type[Row], name: object, key: object, indexes: Sequence[str | Se
         raise ValueError(
             f"table of {where} is {name!r}; it must be lower-case letters, digits and underscores, at most 48"
         )
+    _check_word(f"table of {where}", name)
     try:
         hints = typing.get_type_hints(cls)
     except NameError as error:
@@ -384,6 +439,13 @@ def _table(cls: type[Row], name: object, key: object, indexes: Sequence[str | Se
         if columns[known.index(part)].nullable or columns[known.index(part)].kind == "json":
             raise TypeError(f"{where}: the key's field {part!r} may be neither None nor JSON")
     return Table(name, cls, columns, keys, [_names(where, "indexes", index, known) for index in indexes])
+
+
+def _check_word(what: str, name: str) -> None:
+    if name in RESERVED:
+        raise ValueError(
+            f"{what} is named {name!r}, which is a word of SQL itself; choose another name, such as {name + '_'!r}"
+        )
 
 
 def _names(where: str, what: str, given: object, known: Sequence[str]) -> tuple[str, ...]:
@@ -401,6 +463,7 @@ def _column(where: str, name: str, hint: Any) -> Column:
         raise ValueError(
             f"{where}: {name!r} is no column's name; use lower-case letters, digits and underscores"
         )
+    _check_word(f"{where}: a field", name)
     nullable = False
     if get_origin(hint) in (Union, types.UnionType):
         rest = [part for part in get_args(hint) if part is not type(None)]

@@ -97,8 +97,11 @@ class Call:
     withdrawable = False
 
     def __init__(self, function: Callable[[Tx], Any]) -> None:
-        self.run = function
+        self.function = function
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def run(self, tx: Tx) -> Any:
+        return self.function(tx)
 
     def done(self, result: Any) -> None:
         self.future.set_result(result)
