@@ -223,18 +223,30 @@ class Runner:
         if status is not None and self.failure is None:
             to = dataclasses.replace(to, status=status)
         try:
-            apply(self.store, self.entry, to, self.changes())
+            found = apply(self.store, self.entry, to, self.changes())
         except (LogUnavailable, Overtaken):
             raise
         except Exception as error:
             self._cannot_write(error)
             return
-        self.written(to)
+        if found is to:
+            self.written(to)
+        else:
+            self._found(found)
 
     def written(self, to: Entry) -> None:
         """The changes are in the store."""
         self._rows.applied()
         self.entry = to
+        self._handled = 0
+
+    def _found(self, entry: Entry) -> None:
+        """The rows are there already, perhaps by somebody else, who may have written them before they were read here:
+        then what was made of them counts events twice, and must not be built on."""
+        self._rows.discard()
+        self.failure = None
+        self.entry = entry
+        self.position = entry.position or 0
         self._handled = 0
 
     def _cannot_write(self, error: Exception) -> None:

@@ -143,7 +143,7 @@ def _place(entry: Entry) -> _Place:
     return _Place(entry.version, entry.generation, entry.position)
 
 
-def apply(store: Store, base: Entry, to: Entry, changes: Sequence[Change]) -> None:
+def apply(store: Store, base: Entry, to: Entry, changes: Sequence[Change]) -> Entry:
     """Writes changes that were built on rows, and where they lead.
 
     Args:
@@ -152,27 +152,33 @@ def apply(store: Store, base: Entry, to: Entry, changes: Sequence[Change]) -> No
         to: what they are of then.
         changes: what to write.
 
+    Returns:
+        What the rows are of now: ``to`` itself, or what was found there if they had been led to this very place
+        before. Whoever did that, the changes may then have been computed from newer rows than those of ``base``:
+        nothing that was read for them may be built on.
+
     Raises:
         Overtaken: somebody else moved or replaced the rows; nothing is done.
         LogUnavailable: the database is away.
     """
-    store.write(lambda target: apply_in(target, base, to, changes))
+    return store.write(lambda target: apply_in(target, base, to, changes))
 
 
-def apply_in(target: Target, base: Entry, to: Entry, changes: Sequence[Change]) -> None:
+def apply_in(target: Target, base: Entry, to: Entry, changes: Sequence[Change]) -> Entry:
     """As `apply`, in an open transaction."""
     found = registry.find(target.query, base.name)
     if found is None or _place(found) != _place(base):
         # What leads from one place to another is always the same. So who finds the rows at the very place it leads
-        # to is told of its own commit, whose answer was lost.
+        # to has nothing left to write: it sees its own commit, whose answer was lost, or somebody else's.
         if found is not None and _place(found) == _place(to):
-            return
+            return found
         raise Overtaken(found)
     for sql, params in changes:
         target.executemany(sql, params)
     registry.put(target.query, to)
     if to.position != base.position:
         target.moved(to.name, to.position)
+    return to
 
 
 # -- The log's own database ----------------------------------------------------------------------------------------
