@@ -126,7 +126,7 @@ class Tallies(Projection):
 
     name = "tallies"
     version = 1
-    tables = (Tally,)
+    tables: tuple[type[Row], ...] = (Tally,)
     row: type[Tally] | type[LateTally] = Tally
 
     @on()
