@@ -19,20 +19,22 @@ from typing import TypeVar
 
 from wfes.builds import Builds
 from wfes.errors import LogUnavailable, ProjectionNotReady, ProjectionStopped, UnknownProjection
+from wfes.lag import Known, statuses
 from wfes.log.port import Log, Member
 from wfes.registration import bundled
 from wfes.runtime.values import Values
 from wfes.subscription import registry
 from wfes.subscription.building import Built, Cancelled, Progress
+from wfes.subscription.check import CannotCheck, CheckReport, check
 from wfes.subscription.following import BROKEN, FOLLOWING, NEW, Follow, Following
-from wfes.subscription.inline import InlineProjections
+from wfes.subscription.inline import InlineProjections, reflected
 from wfes.subscription.projection import Projection, Query
 from wfes.subscription.reader import Reader
 from wfes.subscription.registry import BUILDING, LIVE, STOPPED, Entry
 from wfes.subscription.stores import LogStore, OwnStore, Store, Target, View, path_of
 from wfes.subscription.table import NEXT
 from wfes.surroundings import EventSurroundings
-from wfes.views import Answer
+from wfes.views import Answer, ProjectionStatus
 
 T = TypeVar("T")
 
@@ -87,6 +89,7 @@ class Models:
         self._loop = loop
         self._now = now
         self._inline = inline
+        inline.left = self._left
         self._log_store = LogStore(self.log, submit)
         self._builds = Builds(self.log, lambda: EventSurroundings(self.log, self._values), now, self._told)
         self._following = Following(
@@ -169,6 +172,11 @@ class Models:
     def _joined(self, follow: Follow) -> bool:
         return self._inline is not None and follow.projection.name in self._inline.names
 
+    def _left(self, name: str) -> None:
+        """The writer keeps an inline projection no longer. From its thread."""
+        if self._following is not None:
+            self._following.wake()
+
     def _built(self, follow: Follow) -> None:
         assert self._following is not None
         self._following.look(follow)
@@ -209,6 +217,19 @@ class Models:
             raise ProjectionStopped(name, built.failure.position, built.failure.error)
         await self._ready(follow, Deadline(WAIT_SECONDS))
 
+    async def check(self, name: str) -> CheckReport:
+        """Compares a projection's rows with what the log makes of it; see `Engine.check_projection`."""
+        follow = await self.known(name)
+        around = EventSurroundings(self.log, self._values)
+        reflects = partial(self._reflected, follow)
+        try:
+            return await asyncio.to_thread(check, follow.projection, follow.store, self.log, around, reflects)
+        except CannotCheck as error:
+            failure = error.failure
+            raise ProjectionStopped(name, failure.position, failure.error) from failure.raised
+        except LookupError as error:
+            raise ProjectionNotReady(name, str(error)) from None
+
     async def known(self, name: str) -> Follow:
         """A projection that this engine follows, or that comes with it.
 
@@ -235,6 +256,16 @@ class Models:
             raise UnknownProjection(name, self._follows)
         if follow is not None:
             self._following.look(follow)
+
+    async def statuses(self) -> list[ProjectionStatus]:
+        """How projections are; see `Engine.projections`."""
+        own = self._log_store
+        assert own is not None
+        known = [
+            Known(follow.projection, follow.store, follow.store is not own)
+            for follow in self._follows.values()
+        ]
+        return await asyncio.to_thread(statuses, self.log, known, own, self._now())
 
     # -- Asking ------------------------------------------------------------------------------------------------------
 
@@ -271,7 +302,7 @@ class Models:
                 if entry.version >= projection.version:
                     raise
                 raise ProjectionNotReady(projection.name, self._progress(view, entry, projection)) from error
-        return Answer(value, entry.position or 0)
+        return Answer(value, self._reflected(follow, entry))
 
     def _progress(self, view: View, entry: Entry, projection: Projection) -> str:
         building = registry.find(view.query, projection.name + NEXT)
@@ -327,7 +358,14 @@ class Models:
     def current(self, follow: Follow) -> Entry | None:
         """What the rows are of by now. From any thread but the loop's."""
         with follow.store.snapshot() as view:
-            return registry.find(view.query, follow.projection.name)
+            entry = registry.find(view.query, follow.projection.name)
+        return None if entry is None else dataclasses.replace(entry, position=self._reflected(follow, entry))
+
+    def _reflected(self, follow: Follow, entry: Entry) -> int:
+        """Up to where rows reflect the log that a moment ago were those of this entry."""
+        if not follow.projection.inline:
+            return entry.position or 0
+        return reflected(self.log, follow.projection, entry, self.log.max_notification_id())
 
     @contextmanager
     def _listening(self) -> Generator[None]:

@@ -6,6 +6,7 @@ The projections' half of `Engine`'s calls. Nothing here changes the log.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TypeVar
 
 from wfes.core import durations
@@ -13,9 +14,10 @@ from wfes.core.durations import Duration
 from wfes.log.port import Log
 from wfes.parts import Parts
 from wfes.stream import checked_position
+from wfes.subscription.check import CheckReport
 from wfes.subscription.projection import Query
 from wfes.validation import shown
-from wfes.views import Answer
+from wfes.views import Answer, ProjectionStatus
 
 T = TypeVar("T")
 
@@ -60,3 +62,60 @@ class ReadModels:
         wanted = None if at_least is None else checked_position(at_least)
         seconds = None if timeout is None else durations.micros(timeout, "timeout") / durations.SECOND
         return await self._parts.here(self._parts.models.ask(question, wanted, seconds))
+
+    async def projections(self) -> list[ProjectionStatus]:
+        """How every projection is: the engine's own, those it was given, and others with rows in the log's database."""
+        self._parts.check_open()
+        return await self._parts.here(self._parts.models.statuses())
+
+    async def retry_projection(self, name: str) -> None:
+        """Lets a stopped projection go on at the event where its handler raised; nothing if it is not stopped.
+
+        Args:
+            name: Its name. It may be followed by another process.
+
+        Raises:
+            UnknownProjection: There is none of that name.
+        """
+        self._parts.check_open()
+        await self._parts.here(self._parts.models.retry(checked_name(name)))
+
+    async def rebuild_projection(
+        self, name: str, progress: Callable[[int, int], object] | None = None
+    ) -> None:
+        """Builds a projection's rows anew from log and archives, beside the live ones, and swaps them at once.
+
+        Args:
+            name: Its name.
+            progress: Called now and then with how many positions of the log are done, and of how many.
+
+        Raises:
+            UnknownProjection: This engine has none of that name.
+            ProjectionStopped: A handler raised; the old rows stay.
+        """
+        self._parts.check_open()
+        await self._parts.here(self._parts.models.rebuild(checked_name(name), progress))
+
+    async def check_projection(self, name: str) -> CheckReport:
+        """Compares a projection's rows with what log and archives make of it, row for row. Changes nothing.
+
+        Args:
+            name: Its name.
+
+        Raises:
+            UnknownProjection: This engine has none of that name.
+            ProjectionStopped: A handler raised.
+        """
+        self._parts.check_open()
+        return await self._parts.here(self._parts.models.check(checked_name(name)))
+
+
+def checked_name(name: object) -> str:
+    """A projection's name.
+
+    Raises:
+        TypeError: it is no text.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"a projection is named by its name, a str, not {shown(name)}")
+    return name
