@@ -27,6 +27,10 @@ COMMANDS = [
     "resume",
     "retry",
     "set-timeout",
+    "stats",
+    "activity",
+    "timers",
+    "inbox",
     "demo",
 ]
 
@@ -81,7 +85,7 @@ def test_wrong_usage(runner: CliRunner, words: list[str], said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["ls", "requests", "tail", "show i", "history i", "cancel i", "publish e"]
+    "command", ["ls", "requests", "stats", "timers", "tail", "show i", "history i", "cancel i", "publish e"]
 )
 def test_a_log_that_is_not_there_is_not_made(runner: CliRunner, command: str) -> None:
     result = runner.invoke(main, command.split())
