@@ -38,11 +38,10 @@ _ABSENT: Any = object()
 class Rows:
     """The rows of one projection, for its handlers.
 
-    >>> from datetime import date
     >>> class Day(Row, table="orders_by_day", key="day"):
-    ...     day: date
+    ...     day: str
     ...     orders: int = 0
-    >>> def count(rows: Rows, day: date) -> None:
+    >>> def count(rows: Rows, day: str) -> None:
     ...     found = rows.get(Day, day) or Day(day)
     ...     found.orders += 1
     ...     rows.put(found)
