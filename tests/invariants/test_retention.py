@@ -121,36 +121,51 @@ class LateTally(Row, table="late_tally", key="instance"):
     last: str = ""
 
 
+def counted(row_type: type[Tally] | type[LateTally], event: ProjectionEvent, rows: Rows) -> None:
+    """Takes one event in."""
+    row = rows.get(row_type, event.instance) or row_type(instance=event.instance)
+    row.events += 1
+    row.positions += event.position
+    row.last = f"{event.version} {event.type}"
+    rows.put(row)
+
+
+def all_of(row_type: type[Tally] | type[LateTally], rows: Reader) -> list[Any]:
+    return [
+        (row.instance, row.events, row.positions, row.last) for row in rows.select(row_type, order="instance")
+    ]
+
+
 class Tallies(Projection):
-    """Counts every event but those of retention itself, whose number differs between live and late."""
+    """Counts every event of every stream, and where they stand."""
 
     name = "tallies"
     version = 1
-    tables: tuple[type[Row], ...] = (Tally,)
-    row: type[Tally] | type[LateTally] = Tally
+    tables = (Tally,)
 
     @on()
     def counted(self, event: ProjectionEvent, rows: Rows) -> None:
-        row = rows.get(self.row, event.instance) or self.row(instance=event.instance)
-        row.events += 1
-        row.positions += event.position
-        row.last = f"{event.version} {event.type}"
-        rows.put(row)
+        counted(Tally, event, rows)
 
     @query
     def all(self, rows: Reader) -> list[Any]:
-        return [
-            (row.instance, row.events, row.positions, row.last)
-            for row in rows.select(self.row, order="instance")
-        ]
+        return all_of(Tally, rows)
 
 
-class LateTallies(Tallies):
+class LateTallies(Projection):
     """The same, begun late."""
 
     name = "late_tallies"
+    version = 1
     tables = (LateTally,)
-    row = LateTally
+
+    @on()
+    def counted(self, event: ProjectionEvent, rows: Rows) -> None:
+        counted(LateTally, event, rows)
+
+    @query
+    def all(self, rows: Reader) -> list[Any]:
+        return all_of(LateTally, rows)
 
 
 def make_plan(draw: Random, depth: int, known: Sequence[str]) -> list[Any]:

@@ -10,9 +10,11 @@ from wfes.cli.changing import cancel, pause, provide, publish, resume, retry, se
 from wfes.cli.demo import demo
 from wfes.cli.following import history, tail
 from wfes.cli.insights import activity, inbox, stats, timers
+from wfes.cli.projections import projections
 from wfes.cli.prune import prune
 from wfes.cli.reading import ls, requests, show
 from wfes.cli.running import run, start, worker
+from wfes.cli.schedules import schedules
 
 __all__ = ["main"]
 
@@ -33,11 +35,13 @@ for _command in (
     resume,
     retry,
     set_timeout,
+    schedules,
     stats,
     activity,
     timers,
     inbox,
     prune,
+    projections,
     demo,
 ):
     main.add_command(_command)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+from wfes.cli.schedule_words import SCHEDULE_WORDS
 from wfes.cli.values import clipped, clock, error_text, moment_of, short
 
 
@@ -149,7 +150,8 @@ class Timeline:
         if self.began is None:
             self.began = event.at
         kind, data = event.type, event.data
-        self.ended = event.at if kind in ENDS else None
+        if kind != "HistoryArchived":  # which comes long after
+            self.ended = event.at if kind in ENDS else None
         if kind == "RunClaimed":
             self.claims.append((str(data.get("worker") or event.worker or ""), event.at))
             return None
@@ -357,4 +359,5 @@ _WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "TimerScheduled": lambda data: f"asyncio timer, {_until(data, 'due')}",
     "TimerFired": lambda data: f"asyncio timer of {data.get('delay')}",
     "HistoryArchived": lambda data: f"versions 1 to {data.get('versions')} are in {data.get('file')}",
+    **SCHEDULE_WORDS,
 }

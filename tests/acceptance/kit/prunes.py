@@ -1,6 +1,6 @@
-"""What child processes of the retention tests do: ``python prunes.py FOLDER`` archives everything that has ended there.
+"""What child processes of the retention tests do: ``python prunes.py FOLDER`` archives everything that has ended.
 
-``WFES_FAULT`` says at which commit it is killed; ``WFES_TORN=N`` kills it after N bytes of what it writes to the archive.
+``WFES_FAULT`` says at which commit it is killed; ``WFES_TORN=N`` kills it after N bytes of what it writes to a file.
 """
 
 from __future__ import annotations

@@ -31,6 +31,8 @@ COMMANDS = [
     "activity",
     "timers",
     "inbox",
+    "projections",
+    "prune",
     "demo",
 ]
 
