@@ -19,19 +19,6 @@ from wfes.subscription.projection import Projection, on
 from wfes.subscription.table import Row
 from wfes_projections.query import LIMIT_MAX, Conditions, check_limit
 
-_EVENTS = (
-    "ScheduleDefined",
-    "ScheduleRemoved",
-    "SchedulePaused",
-    "ScheduleResumed",
-    "TickStarted",
-    "TickQueued",
-    "TickSkipped",
-    "TicksMissed",
-    "BackfillRequested",
-    "BackfillAdvanced",
-)
-
 
 class ScheduleRecord(Row, table="wfes_schedules", key="name", indexes=[("workflow", "name")]):
     """A schedule: what lists ask for, and the whole state as ``wfes.core.schedules.to_json`` makes it."""
@@ -51,7 +38,7 @@ class Schedules(Projection):
     tables = (ScheduleRecord,)
     inline = True
 
-    @on(*_EVENTS)
+    @on(*sorted(event.topic for event in core.EVENTS))
     def changed(self, event: ProjectionEvent, rows: Rows) -> None:
         """The state moves on."""
         name = event.instance.removeprefix(SCHEDULE_PREFIX)

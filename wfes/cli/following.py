@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import click
@@ -31,8 +31,11 @@ def history(place: Place, id: str, after: int, upto: int | None, as_json: bool) 
             instance = await find_instance(engine, id)
             return list(await instance.history(after, upto))
 
-    events = perform(read())
-    out = screen()
+    print_events(screen(), perform(read()), as_json)
+
+
+def print_events(out: Screen, events: Sequence[RecordedEvent], as_json: bool) -> None:
+    """Prints the events of one history."""
     if as_json:
         out.json(events)
         return

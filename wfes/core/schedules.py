@@ -39,6 +39,22 @@ TICK, CATCH_UP, QUEUED, BACKFILL, TRIGGER = "tick", "catch-up", "queued", "backf
 LATE, PAUSED, CHANGED, REMOVED = "no engine ran them in time", "paused", "definition changed", "removed"
 OVERLAP, FULL, PRESENT = "overlap", "the queue is full", "its instance exists already"
 
+EVENTS: frozenset[type[e.Event]] = frozenset(
+    {
+        e.ScheduleDefined,
+        e.ScheduleRemoved,
+        e.SchedulePaused,
+        e.ScheduleResumed,
+        e.TickStarted,
+        e.TickQueued,
+        e.TickSkipped,
+        e.TicksMissed,
+        e.BackfillRequested,
+        e.BackfillAdvanced,
+    }
+)
+"""What stands on a schedule's stream."""
+
 Cursor = tuple[int, str]
 """A moment (microseconds) and a tick's name: a place among the ticks."""
 

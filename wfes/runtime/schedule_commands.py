@@ -125,7 +125,7 @@ class DefineSchedules:
         removed: list[str] = []
         declared = {one.name for one in self.declared}
         for workflow in self.workflows:
-            for row in tx.query(OF_WORKFLOW, (workflow,)):
+            for row in tx.query(OF_WORKFLOW, (workflow,), shows=core.EVENTS):
                 state = read_state(row[0])
                 if state.name in declared:
                     continue
@@ -292,7 +292,7 @@ class _Asked:
         """
         state = _found(tx, self.schedule)
         if state is None or state.removed:
-            raise UnknownSchedule(self.schedule, [str(row[0]) for row in tx.query(NAMES)])
+            raise UnknownSchedule(self.schedule, [str(row[0]) for row in tx.query(NAMES, shows=core.EVENTS)])
         return state
 
     def answer(self, tx: Tx, state: ScheduleState, events: Sequence[e.Event]) -> Json:
@@ -401,7 +401,7 @@ class BackfillSchedule(_Asked):
 
 
 def _found(tx: Tx, name: str) -> ScheduleState | None:
-    rows = tx.query(STATE, (name,))
+    rows = tx.query(STATE, (name,), shows=core.EVENTS)
     return read_state(rows[0][0]) if rows else None
 
 

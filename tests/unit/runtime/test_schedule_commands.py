@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -58,7 +58,13 @@ class Log(SimulatedLog):
         ]
         return [state for name in sorted(names) if (state := self.schedule(name)) is not None]
 
-    def query(self, sql: str, params: Sequence[object] | Mapping[str, object] = ()) -> list[tuple[Any, ...]]:
+    def query(
+        self,
+        sql: str,
+        params: Sequence[object] | Mapping[str, object] = (),
+        *,
+        shows: Collection[type[e.Event]] | None = None,
+    ) -> list[tuple[Any, ...]]:
         given = list(params) if not isinstance(params, Mapping) else []
         if sql == STATE:
             return [(stored(state),) for state in self._all() if state.name == given[0]]
