@@ -84,6 +84,28 @@ def test_timers_are_what_the_state_says_is_due(empty: bool) -> None:
     assert len(kinds) == 9, kinds
 
 
+def test_an_inner_step_that_is_made_anew_backs_off_no_more() -> None:
+    """Whoever runs the outer step again makes the inner one's first attempt, whatever it waited for before."""
+    happened: list[e.Event] = [
+        e.WorkflowStarted(at=1, workflow="w"),
+        e.RunClaimed(at=1, worker="a", epoch=1),
+        e.StepStarted(at=2, path="outer"),
+        e.StepStarted(at=3, path="outer/in"),
+        e.StepAttemptFailed(at=4, path="outer/in", attempt=1, error=None, retry_at=9),
+        e.StepAttemptFailed(at=5, path="outer", attempt=1, error=None, retry_at=6),
+        e.StepStarted(at=6, path="outer", attempt=2),
+        e.StepStarted(at=7, path="outer/in"),
+    ]
+    fed = Fed(Timers())
+    for recorded, state in states_along(
+        [e.Recorded("i", n, event, n) for n, event in enumerate(happened, 1)]
+    ):
+        fed.feed([recorded])
+        rows = fed.rows.find(DueRow, instance="i")
+        assert {row.path: (row.kind, row.due) for row in rows} == dues(state), recorded
+    assert fed.all(DueRow) == []
+
+
 def test_the_inbox_is_what_the_state_has_not_consumed() -> None:
     seen = kept = 0
     for seed in SEEDS:
