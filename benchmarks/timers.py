@@ -100,8 +100,8 @@ async def fill(path: Path, instances: int, others: int) -> Found:
         measured = time.perf_counter()
         await start(engine, [tomorrow] * others)
         expected = (time.perf_counter() - measured) / others * instances
-        # Twice what it should take, for the machine may have other work by then.
-        due = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=15 + round(2 * expected))
+        # More than it should take, for the machine may have other work by then.
+        due = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=15 + round(1.5 * expected))
         await start(engine, [due + timedelta(milliseconds=number % 1000) for number in range(instances)])
         settings = durability(engine)
     if datetime.now(UTC) > due - timedelta(seconds=OPENING_SECONDS + SETTLING_SECONDS):

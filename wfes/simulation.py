@@ -141,8 +141,10 @@ class SimulatedLog:
         *,
         shows: Collection[type[e.Event]] | None = None,
     ) -> list[tuple[Any, ...]]:
-        """The one query reactions ask: who waits for this instance."""
+        """The queries reactions ask: whether anybody waits, and who waits for this instance."""
         assert "waiters" in sql, sql
+        if not params:
+            return [(1,)]
         (target,) = list(params.values()) if isinstance(params, Mapping) else list(params)
         return [
             (state.id, path)

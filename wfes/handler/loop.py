@@ -325,6 +325,9 @@ class PrivateLoop(TimedLoop):
         self.drop_round = max(self.drop_round, 1)
         self._closed = True
         self._ready = deque(maxlen=0)  # takes everything and keeps nothing
+        self._wake = _nobody
+        if not (self._pending or self._generators or self.outside_open or self._watched):
+            return
         previous = self._enter("drop")
         hooks = sys.get_asyncgen_hooks()
         sys.set_asyncgen_hooks(firstiter=self._generator_begun, finalizer=self._generator_abandoned)
@@ -338,7 +341,6 @@ class PrivateLoop(TimedLoop):
                     end_generator(generator, self.drop_error)
             self._generators.clear()
             self.drop_outside()
-            self._wake = _nobody
         finally:
             sys.set_asyncgen_hooks(*hooks)
             self._leave(previous)

@@ -34,9 +34,11 @@ _KINDS: dict[type[e.Event], str] = {
     e.CallRecorded: "call",
     e.ProgressRecorded: "progress",
 }
-_IMMEDIATE = (e.CallRecorded, e.ProgressRecorded)
-_RELEASES = (*SUCCESSES, e.StepFailed, e.WaitTimedOut)
-_WITHDRAWALS = (e.StepCancelled, e.WaitCancelled)
+_IMMEDIATE: frozenset[type[e.Event]] = frozenset({e.CallRecorded, e.ProgressRecorded})
+_RELEASES: frozenset[type[e.Event]] = frozenset({*SUCCESSES, e.StepFailed, e.WaitTimedOut})
+_WITHDRAWALS: frozenset[type[e.Event]] = frozenset({e.StepCancelled, e.WaitCancelled})
+_GIVEN: frozenset[type[e.Event]] = frozenset({*_RELEASES, e.TimerFired, e.CancelDelivered})
+"""What the handler is given."""
 
 
 class _Step(Enum):
@@ -64,7 +66,7 @@ class Replay:
         forgotten: list[tuple[str, int]] = []
         for recorded in self._history:
             event = recorded.event
-            if isinstance(event, e.WorkflowRetried):
+            if type(event) is e.WorkflowRetried:
                 void.update(range(event.void_from, recorded.originator_version))
                 if event.path is not None:
                     forgotten.append((event.path, event.void_from))
@@ -77,9 +79,10 @@ class Replay:
         if void:
             self._leave_out(void, forgotten)
         self._note_orphans()
-        given = (*_RELEASES, e.TimerFired, e.CancelDelivered)
-        places = [place for place, recorded in enumerate(self._history) if isinstance(recorded.event, given)]
-        self._last_release = places[-1] if places else -1
+        last = len(self._history) - 1
+        while last >= 0 and type(self._history[last].event) not in _GIVEN:
+            last -= 1
+        self._last_release = last
 
     def _leave_out(self, void: set[int], forgotten: list[tuple[str, int]]) -> None:
         execution = self._execution
@@ -113,12 +116,14 @@ class Replay:
 
     def _note_orphans(self) -> None:
         """Withdrawals of what was never opened: asked for and refused, or held by a pause, and then cancelled."""
+        if all(type(recorded.event) not in _WITHDRAWALS for recorded in self._history):
+            return
         opened: set[str] = set()
         for recorded in self._history:
-            event = recorded.event
+            event: Any = recorded.event
             if type(event) in _KINDS:
-                opened.add(event.path)  # type: ignore[attr-defined]
-            elif isinstance(event, _WITHDRAWALS):
+                opened.add(event.path)
+            elif type(event) in _WITHDRAWALS:
                 if event.path not in opened:
                     self._orphans.add(recorded.originator_version)
                 opened.discard(event.path)
@@ -201,11 +206,11 @@ class Replay:
         cls = type(event)
         if cls in _KINDS:
             verdict = self._requested(event, _KINDS[cls])
-            if verdict is not _Step.DONE or not isinstance(event, _IMMEDIATE):
+            if verdict is not _Step.DONE or cls not in _IMMEDIATE:
                 return verdict
-        if isinstance(event, _RELEASES):
+        if cls in _RELEASES:
             return self._released(event)
-        if isinstance(event, _WITHDRAWALS):
+        if cls in _WITHDRAWALS:
             return _Step.DONE if version in self._orphans else self._withdrawn(event)
         match event:
             case e.StepAttemptFailed():
@@ -247,7 +252,7 @@ class Replay:
                     nested = Nested(kind)
                     execution.nested.record(event.path, nested)
                 nested.add(event)
-                if isinstance(event, _IMMEDIATE):
+                if type(event) in _IMMEDIATE:
                     nested.end = event
                 return _Step.DONE
             return self._missing(f"{kind} {event.path!r} was asked for")

@@ -7,7 +7,7 @@ committed, plus what the open transaction appended; if that is undone, its entri
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Collection, Sequence
 
 from wfes.core import chain
@@ -23,6 +23,10 @@ from wfes.log.weight import LARGE, Weight
 
 KEPT_MAX = 512
 """How many entries that must stay are passed over in one `Cache.trim`, at least."""
+
+
+ENDED_MAX = 256
+"""How many entries of ended instances are kept."""
 
 
 class Entry:
@@ -74,6 +78,7 @@ class Cache:
         self._workers = workers
         self._archive = archive
         self._trimmed_to = 0
+        self._over: deque[str] = deque()
         self.weight = 0
 
     def __len__(self) -> int:
@@ -122,6 +127,15 @@ class Cache:
         entry = self._entries.pop(stream, None)
         if entry is not None:
             self.weight -= entry.weight.total
+
+    def over(self, stream: str) -> None:
+        """The instance has ended, and its state is rarely asked for again: only those of the last few stay."""
+        self._over.append(stream)
+        if len(self._over) > ENDED_MAX:
+            stream = self._over.popleft()
+            entry = self._entries.get(stream)
+            if entry is not None and entry.state is not None and entry.state.ended is not None:
+                self.forget(stream)
 
     def clear(self) -> None:
         """Drops everything."""

@@ -39,6 +39,9 @@ Rows = tuple[Mapping[Row, Row], ...]
 """An instance's rows, one mapping a projection."""
 
 
+_NONE: Mapping[Row, Row] = {}
+
+
 class Target(Protocol):
     """Where rows are written: an open write transaction."""
 
@@ -52,7 +55,7 @@ class InlineRows:
 
     def __init__(self, projections: Sequence[StateProjection]) -> None:
         self.projections = tuple(projections)
-        self.nothing: Rows = tuple({} for _ in self.projections)
+        self.nothing: Rows = tuple(_NONE for _ in self.projections)
         """The rows of an instance that does not exist."""
         defining: list[Any] = [given for given in self.projections if hasattr(given, "defined")]
         self._defining: list[DefinitionProjection] = defining
@@ -62,7 +65,8 @@ class InlineRows:
 
     def rows(self, state: InstanceState) -> Rows:
         """The instance's rows."""
-        return tuple([projection.rows(state) for projection in self.projections])
+        # Most have none; one empty mapping for all keeps the garbage collector's rounds short.
+        return tuple([projection.rows(state) or _NONE for projection in self.projections])
 
     def write(self, target: Target, changes: Iterable[tuple[Rows, Rows]]) -> None:
         """Writes the differences between the rows before and after, one statement a projection."""
@@ -75,7 +79,7 @@ class InlineRows:
             new: list[Row] = []
             for before, after in pairs:
                 old, now = before[index], after[index]
-                if old == now:
+                if old is now or old == now:
                     continue
                 gone.extend(key for key in old if key not in now)
                 new.extend(row for key, row in now.items() if old.get(key) != row)

@@ -54,6 +54,8 @@ class Transaction:
         self._touched: list[Entry] = []
         self._dirty: list[Entry] = []
         self._defined: list[WorkflowDefined] = []
+        self._asked: dict[str, list[Row]] = {}
+        """Answers to queries that no append since has changed."""
         self._unshown: set[type[Event]] = set()
         """Kinds of the events appended since the rows were last brought up to date."""
         self._event_rows = event_rows
@@ -146,6 +148,11 @@ class Transaction:
     ) -> list[Row]:
         if shows is None or not self._unshown.isdisjoint(shows):
             self.flush()
+        elif not params:
+            found = self._asked.get(sql)
+            if found is None:
+                found = self._asked[sql] = self._write.query(sql)
+            return found
         self.appended += not _reads(sql)
         return self._write.query(sql, params)
 
@@ -186,6 +193,7 @@ class Transaction:
         """Makes everything buffered rows, the projections' included."""
         self.flush_events()
         self._unshown.clear()
+        self._asked.clear()
         for event in self._defined:
             self._inline.define(self._write, event)
         self._defined.clear()
@@ -214,6 +222,8 @@ class Transaction:
         """Settles the entries after the commit."""
         for entry in self._touched:
             entry.touched = False
+            if entry.state is not None and entry.state.ended is not None:
+                self._cache.over(entry.stream)
         if self._event_rows is not None:
             self._event_rows.committed()
 

@@ -28,10 +28,14 @@ _HOLLOW = "instance {!r} has ended as {}; its history is archived, and the archi
 WAITERS = "SELECT waiter, path FROM wfes_waiters WHERE target = ? ORDER BY waiter, path"
 
 
+ANYBODY = "SELECT 1 FROM wfes_waiters LIMIT 1"
+
 _OPENING = frozenset({e.ChildStarted, e.WaitStarted})
 
 
 def _wake_waiters(tx: Tx, stream: str, event: e.Event, state: InstanceState) -> None:
+    if not tx.query(ANYBODY, shows=_OPENING):
+        return
     # A row of a wait that is over tells nobody anything, so only new waits have to be seen.
     for waiter, path in tx.query(WAITERS, (stream,), shows=_OPENING):
         _tell(tx, str(waiter), str(path), state, event.at)

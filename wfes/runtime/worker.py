@@ -325,7 +325,8 @@ class Worker:
             elif id in self._running:
                 if event.terminal:
                     self._over.add(id)
-                given.setdefault(id, []).append(recorded)
+                if not event.owner or isinstance(event, e.RunClaimed):  # what it wrote itself it knows
+                    given.setdefault(id, []).append(recorded)
             elif isinstance(event, _WAKING):
                 waking.add(id)
         for id, events in given.items():
