@@ -147,7 +147,6 @@ _UNNAMED = {
     "ErrorInfo",
     "InstanceRow",
     "RecordedEvent",
-    "Schedule",
     "Concurrency",
     "Wait",
 }

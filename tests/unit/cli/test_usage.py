@@ -27,6 +27,7 @@ COMMANDS = [
     "resume",
     "retry",
     "set-timeout",
+    "schedules",
     "stats",
     "activity",
     "timers",
