@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -409,3 +410,31 @@ def test_models_can_be_followed_from_the_start() -> None:
         assert len(await engine.inbox()) == len(await engine.progress()) == 0
 
     run(scenario, sleeper, projections=[Timers, Inbox, Progress, Statistics, Activity])
+
+
+def test_what_is_archived_is_counted_still_and_reports_no_progress(tmp_path: Path) -> None:
+    models = [Timers, Inbox, Progress, Statistics, Activity]
+
+    async def scenario(env: Environment) -> None:
+        engine, start = env.engine, env.clock.time
+        broken.add("disk 1")
+        failing = [await loader.start(number, id=f"i-{number}") for number in (1, 2)]
+        await failing[0].send("news", 1)
+        await env.advance("3h")
+        before = await engine.statistics(at_least=await now(engine))
+        assert before.value.total.started == 2
+        assert len(await engine.progress()) == 2
+        await env.advance("30d")
+        pruned = await engine.prune(older_than="7d")
+        assert pruned.instances == 2
+        position = await now(engine)
+        assert (await engine.statistics(at_least=position)).value == before.value
+        hours = (await engine.activity(start, start + HOUR * 4, resolution="hour", at_least=position)).value
+        assert sum(each.started for each in hours) == 2
+        assert (await engine.progress(at_least=position)).items == []
+        for model in models:
+            report = await engine.check_projection(model.name)
+            assert report.ok, str(report)
+        broken.clear()
+
+    run(scenario, loader, projections=models, url=f"sqlite:///{tmp_path}/log.db")
