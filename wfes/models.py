@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
@@ -21,16 +22,18 @@ from wfes.builds import Builds
 from wfes.errors import LogUnavailable, ProjectionNotReady, ProjectionStopped, UnknownProjection
 from wfes.lag import Known, statuses
 from wfes.log.port import Log, Member
-from wfes.registration import bundled
+from wfes.registration import bundled, own_inline, state_projections
 from wfes.runtime.values import Values
 from wfes.subscription import registry
 from wfes.subscription.building import Built, Cancelled, Progress
-from wfes.subscription.check import CannotCheck, CheckReport, check
+from wfes.subscription.check import CannotCheck, CheckReport, check, check_states
 from wfes.subscription.following import BROKEN, FOLLOWING, NEW, Follow, Following
 from wfes.subscription.inline import InlineProjections, reflected
 from wfes.subscription.projection import Projection, Query
 from wfes.subscription.reader import Reader
+from wfes.subscription.rebuild import StateBuild
 from wfes.subscription.registry import BUILDING, LIVE, STOPPED, Entry
+from wfes.subscription.state import StateProjection
 from wfes.subscription.stores import LogStore, OwnStore, Store, Target, View, path_of
 from wfes.subscription.table import NEXT
 from wfes.surroundings import EventSurroundings
@@ -58,6 +61,7 @@ class Models:
         self.log = log
         self._values = values
         self._follows: dict[str, Follow] = {}
+        self._learned: dict[str, Projection] = {}
         self._stores: dict[str, Store] = {}
         self._log_store: LogStore | None = None
         self._following: Following | None = None
@@ -68,6 +72,7 @@ class Models:
         self._waiting = 0
         self._pulse = asyncio.Event()
         self._closed = False
+        self._stopping = threading.Event()
 
     # -- Opening and closing -----------------------------------------------------------------------------------------
 
@@ -89,7 +94,6 @@ class Models:
         self._loop = loop
         self._now = now
         self._inline = inline
-        inline.left = self._left
         self._log_store = LogStore(self.log, submit)
         self._builds = Builds(self.log, lambda: EventSurroundings(self.log, self._values), now, self._told)
         self._following = Following(
@@ -124,6 +128,7 @@ class Models:
     async def stop(self) -> None:
         """Ends following; what is not written yet is read again by whoever opens the log next."""
         self._closed = True
+        self._stopping.set()
         self._pulse.set()
         if self._log_store is not None:
             self._log_store.close()
@@ -172,11 +177,6 @@ class Models:
     def _joined(self, follow: Follow) -> bool:
         return self._inline is not None and follow.projection.name in self._inline.names
 
-    def _left(self, name: str) -> None:
-        """The writer keeps an inline projection no longer. From its thread."""
-        if self._following is not None:
-            self._following.wake()
-
     def _built(self, follow: Follow) -> None:
         assert self._following is not None
         self._following.look(follow)
@@ -198,28 +198,31 @@ class Models:
 
     async def rebuild(self, name: str, progress: Progress | None) -> None:
         """Builds a projection's rows anew and swaps them; see `Engine.rebuild_projection`."""
-        follow = await self.known(name)
-        told: Progress | None = None
-        if progress is not None:
-            loop, given = asyncio.get_running_loop(), progress
-
-            def told(done: int, total: int) -> None:
-                with suppress(RuntimeError):  # the loop is closed
-                    loop.call_soon_threadsafe(given, done, total)
-
+        until = Deadline(WAIT_SECONDS)
+        follow = self.find(name)
+        if follow is None:
+            await self._rebuild_states(name, progress)
+            return
+        if await asyncio.to_thread(self.current, follow) is None:
+            # There is nothing beside which it could be built.
+            follow = self._follows.get(name) or self._follow(follow.projection)
+            await self._ready(follow, until)
         try:
-            built = await asyncio.wrap_future(self.build(follow, anew=True, progress=told))
+            built = await asyncio.wrap_future(self.build(follow, anew=True, progress=self._carried(progress)))
         except Cancelled:
             raise LogUnavailable(
                 self.log.url, "this engine was closed; the rebuild goes on another time"
             ) from None
         if built.failure is not None:
             raise ProjectionStopped(name, built.failure.position, built.failure.error)
-        await self._ready(follow, Deadline(WAIT_SECONDS))
+        if name in self._follows:
+            await self._ready(follow, until)
 
     async def check(self, name: str) -> CheckReport:
         """Compares a projection's rows with what the log makes of it; see `Engine.check_projection`."""
-        follow = await self.known(name)
+        follow = self.find(name)
+        if follow is None:
+            return await self._check_states(name)
         around = EventSurroundings(self.log, self._values)
         reflects = partial(self._reflected, follow)
         try:
@@ -230,30 +233,70 @@ class Models:
         except LookupError as error:
             raise ProjectionNotReady(name, str(error)) from None
 
-    async def known(self, name: str) -> Follow:
-        """A projection that this engine follows, or that comes with it.
+    async def _rebuild_states(self, name: str, progress: Progress | None) -> None:
+        assert self._log_store is not None
+        store, told = self._log_store, self._carried(progress)
+        build = StateBuild(
+            self.log, _states(name), store, self._now, anew=True, progress=told, stopping=self._stopping
+        )
+        try:
+            await asyncio.to_thread(build.run)
+        except Cancelled:
+            raise LogUnavailable(
+                self.log.url, "this engine was closed; the rebuild goes on another time"
+            ) from None
+
+    async def _check_states(self, name: str) -> CheckReport:
+        (projection,) = _states(name)
+        return await asyncio.to_thread(check_states, self.log, projection)
+
+    @staticmethod
+    def _carried(progress: Progress | None) -> Progress | None:
+        """What may be called from any thread and calls `progress` on the event loop."""
+        if progress is None:
+            return None
+        loop = asyncio.get_running_loop()
+
+        def told(done: int, total: int) -> None:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(progress, done, total)
+
+        return told
+
+    def learn(self, projections: Mapping[str, Projection]) -> None:
+        """Makes projections known that are not followed."""
+        self._learned.update(projections)
+
+    def find(self, name: str) -> Follow | None:
+        """A projection by event type that this engine follows or knows; None: it is one of the engine's states.
 
         Raises:
-            UnknownProjection: it has none of that name.
+            UnknownProjection: it knows none of that name.
         """
         follow = self._follows.get(name)
-        if follow is None:
-            found = bundled().get(name)
-            if found is None:
-                raise UnknownProjection(name, {*self._follows, *bundled()})
-            follow = self._follow(found())
-        await self._ready(follow, Deadline(WAIT_SECONDS))
-        return follow
+        if follow is not None:
+            return follow
+        projection = self._learned.get(name) or next((own for own in own_inline() if own.name == name), None)
+        if projection is None and name in bundled():
+            projection = bundled()[name]()
+        if projection is not None:
+            return Follow(projection, self._store(projection))
+        if name in {state.name for state in state_projections()}:
+            return None
+        raise UnknownProjection(name, {*self._follows, *self._learned, *bundled()})
 
     async def retry(self, name: str) -> None:
         """Lets a stopped projection try again; see `Engine.retry_projection`."""
         assert self._following is not None
         assert self._log_store is not None
         follow = self._follows.get(name)
-        store = self._log_store if follow is None else follow.store
+        learned = self._learned.get(name)
+        store = follow.store if follow is not None else self._log_store
+        if follow is None and learned is not None:
+            store = self._store(learned)
         found = await asyncio.to_thread(store.write, partial(_started_again, name=name, now=self._now()))
         if not found and follow is None:
-            raise UnknownProjection(name, self._follows)
+            raise UnknownProjection(name, {*self._follows, *self._learned})
         if follow is not None:
             self._following.look(follow)
 
@@ -400,6 +443,10 @@ def _started_again(target: Target, name: str, now: int) -> bool:
             )
             registry.put(target.query, cleared)
     return found[0] is not None
+
+
+def _states(name: str) -> list[StateProjection]:
+    return [projection for projection in state_projections() if projection.name == name]
 
 
 class Deadline:

@@ -133,7 +133,7 @@ class Parts:
             for workflow in self._workflows.values():
                 workflow.check()
             self.clock = make_clock(loop)
-            await asyncio.to_thread(self._open_log, self.clock.now())
+            await asyncio.to_thread(self._open_log, self.clock.now)
             self._ends = Ends(loop)
             self._positions = Positions(loop)
             self._positions.tell(self._log.max_notification_id())
@@ -155,10 +155,10 @@ class Parts:
             await self.close(0.0)
             raise
 
-    def _open_log(self, now: int) -> None:
+    def _open_log(self, now: Callable[[], int]) -> None:
         self._log.open(leases.CREATE)
-        bring_up(self._log, state_projections())
-        complete(self._log, own_inline(), EventSurroundings(self._log, self._values), now)
+        bring_up(self._log, state_projections(), now)
+        complete(self._log, own_inline(), EventSurroundings(self._log, self._values), now())
 
     def _started_writer(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> Writer:
         writer = Writer(

@@ -6,16 +6,17 @@ The projections' half of `Engine`'s calls. Nothing here changes the log.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from wfes.core import durations
 from wfes.core.durations import Duration
 from wfes.log.port import Log
 from wfes.parts import Parts
+from wfes.registration import checked_projections
 from wfes.stream import checked_position
 from wfes.subscription.check import CheckReport
-from wfes.subscription.projection import Query
+from wfes.subscription.projection import Projection, Query
 from wfes.validation import shown
 from wfes.views import Answer, ProjectionStatus
 
@@ -62,6 +63,17 @@ class ReadModels:
         wanted = None if at_least is None else checked_position(at_least)
         seconds = None if timeout is None else durations.micros(timeout, "timeout") / durations.SECOND
         return await self._parts.here(self._parts.models.ask(question, wanted, seconds))
+
+    def learn_projections(self, projections: Iterable[Projection | type[Projection]]) -> None:
+        """Makes projections known to the calls below, without following them: for programs that look after them.
+
+        Args:
+            projections: Classes, or made ones.
+
+        Raises:
+            DuplicateProjection: Two have the same name, or tables of the same name.
+        """
+        self._parts.models.learn(checked_projections(projections))
 
     async def projections(self) -> list[ProjectionStatus]:
         """How every projection is: the engine's own, those it was given, and others with rows in the log's database."""

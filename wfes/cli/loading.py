@@ -1,4 +1,4 @@
-"""Workflows named on a command line: `MODULE:WORKFLOW` and `MODULE`.
+"""Workflows and projections named on a command line: `MODULE:WORKFLOW` and `MODULE`.
 
 The current folder is on the import path, as for `python -m`. Whatever goes wrong in importing is wrong usage: one
 line with the module's name, what happened and where.
@@ -7,6 +7,7 @@ line with the module's name, what happened and where.
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 import traceback
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ from typing import Any
 
 import click
 
+from wfes.subscription.projection import Projection
 from wfes.validation import is_a
 from wfes.workflow import Workflow
 
@@ -58,6 +60,42 @@ def load_workflows(names: Iterable[str]) -> list[AnyWorkflow]:
         # By identity: two workflows of one name are the engine's to refuse.
         chosen.update({id(workflow): workflow for workflow in found})
     return list(chosen.values())
+
+
+def load_projections(names: Iterable[str]) -> list[Projection | type[Projection]]:
+    """Every projection of these modules, made ones and classes; `MODULE:PROJECTION` stands for that one alone.
+
+    Raises:
+        click.UsageError: There is no such module or projection, or a module has none.
+    """
+    chosen: dict[str, Projection | type[Projection]] = {}
+    for name in names:
+        module_name, colon, wanted = name.partition(":")
+        module = _imported(module_name)
+        found = _projections_of(module)
+        if colon:
+            value = getattr(module, wanted, None)
+            found = {key: each for key, each in found.items() if wanted == key or each is value}
+        if not found:
+            missing = f"no projection {wanted!r}" if colon else "no projection"
+            raise click.UsageError(
+                f"the module {module_name!r} has {missing}: a projection is a class with a name, such as "
+                "`class OrdersByDay(Projection)`"
+            )
+        chosen.update(found)
+    return list(chosen.values())
+
+
+def _projections_of(module: ModuleType) -> dict[str, Projection | type[Projection]]:
+    """By name; one that is made stands before its class."""
+    found: dict[str, Projection | type[Projection]] = {}
+    for value in vars(module).values():
+        if inspect.isclass(value) and issubclass(value, Projection) and getattr(value, "name", None):
+            found.setdefault(value.name, value)
+    for value in vars(module).values():
+        if isinstance(value, Projection):
+            found[value.name] = value
+    return found
 
 
 def _imported(name: str) -> ModuleType:

@@ -240,6 +240,9 @@ class FaultyLog:
             start, limit, stop, topics, inclusive_of_start=inclusive_of_start
         )
 
+    def select_by_stream(self, stream: str, version: int, limit: int) -> Sequence[Notification]:
+        return self.inner.select_by_stream(stream, version, limit)
+
     def max_notification_id(self) -> int:
         return self.inner.max_notification_id()
 

@@ -253,6 +253,16 @@ class MemoryLog(POPOApplicationRecorder):
                     break
             return found
 
+    def select_by_stream(self, stream: str, version: int, limit: int) -> Sequence[Notification]:
+        with self._database_lock:
+            found = [
+                _placed(stored, position)
+                for position, stored in enumerate(self._stored_events, 1)
+                if stored is not _GONE and (stored.originator_id, stored.originator_version) > (stream, version)
+            ]
+        found.sort(key=lambda each: (each.originator_id, each.originator_version))
+        return found[:limit]
+
     def max_notification_id(self) -> int:
         return super().max_notification_id() or 0
 

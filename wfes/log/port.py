@@ -172,6 +172,10 @@ class Log(Protocol):
         """Reads the whole log in order, as the eventsourcing library's recorders do."""
         ...
 
+    def select_by_stream(self, stream: str, version: int, limit: int) -> Sequence[Notification]:
+        """Reads the whole log in the order of streams and versions, behind a place in it."""
+        ...
+
     def max_notification_id(self) -> int:
         """The newest position, 0 in an empty log."""
         ...

@@ -391,6 +391,12 @@ class SQLiteLog(SQLiteApplicationRecorder):
             cursor.execute(statement("sqlite", name), params)
             return [Notification(*row) for row in cursor.fetchall()]
 
+    def select_by_stream(self, stream: str, version: int, limit: int) -> Sequence[Notification]:
+        with self._snapshot() as cursor:
+            params = {"stream": stream, "version": version, "limit": limit}
+            cursor.execute(statement("sqlite", "select_by_stream"), params)
+            return [Notification(*row) for row in cursor.fetchall()]
+
     def max_notification_id(self) -> int:
         with self._snapshot() as cursor:
             return _head(cursor)

@@ -234,8 +234,7 @@ class Build:
             self._pause(LOOK_SECONDS)
 
     def _sweep(self) -> None:
-        for table in self._tables:
-            sweep(self._store, table.name, table.key)
+        sweep(self._store, self._tables)
 
     def _pause(self, seconds: float) -> None:
         if self._stopping.wait(seconds):

@@ -14,12 +14,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from wfes.log.port import Log
+from wfes.log.port import Log, Tx
 from wfes.subscription import registry
+from wfes.subscription.feed import Feed
+from wfes.subscription.folding import Folding
 from wfes.subscription.projection import Projection
 from wfes.subscription.registry import Entry
 from wfes.subscription.runner import Around, Failure, Runner
+from wfes.subscription.state import StateProjection
 from wfes.subscription.stores import Params, Row, Store, Target, View
+from wfes.subscription.swap import columns_of, key_of
 from wfes.subscription.table import SQLITE
 
 T = TypeVar("T")
@@ -120,7 +124,7 @@ class ScratchStore:
     dialect = SQLITE
 
     def __init__(self) -> None:
-        self.tx = None
+        self.tx: Tx | None = None
         self._connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         for pragma in ("journal_mode = OFF", "synchronous = OFF"):
             self._connection.execute(f"PRAGMA {pragma}")
@@ -195,6 +199,45 @@ def check(
                     view.query,
                     scratch.query,
                 )
+            return report.made()
+    finally:
+        scratch.close()
+
+
+def check_states(log: Log, projection: StateProjection) -> CheckReport:
+    """Compares a state projection's rows with the states of all instances.
+
+    Args:
+        log: the open log.
+        projection: whose rows.
+
+    Raises:
+        LogUnavailable, ArchiveUnavailable: something cannot be read.
+    """
+    scratch = ScratchStore()
+    try:
+        for sql in projection.create:
+            scratch.query(sql)
+        folding = Folding(log, [projection])
+        position = log.max_notification_id()
+        folding.fill(position, scratch.write)
+        feed = Feed(log)
+
+        def go_on(position: int, head: int) -> int:
+            while position < head:
+                events, upto = feed.read(position, head)
+                folding.catch_up(scratch, events, position, upto, log.select_events)
+                position = upto
+            return position
+
+        # Most of it outside the snapshot, which holds the database up while it lasts.
+        position = go_on(position, log.max_notification_id())
+        with log.snapshot() as view:
+            position = go_on(position, view.position)
+            report = _Report(projection.name, projection.version, position)
+            name = projection.name
+            columns = columns_of(view.query, SQLITE, name)
+            report.compare(name, columns, key_of(view.query, SQLITE, name), view.query, scratch.query)
             return report.made()
     finally:
         scratch.close()

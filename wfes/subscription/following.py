@@ -372,10 +372,6 @@ class Following:
         self._hurry = True
         self._wake.set()
 
-    def wake(self) -> None:
-        """Something has changed that the thread has to look at."""
-        self._wake.set()
-
     @property
     def quiet(self) -> bool:
         """Whether nothing is left to be done; makes the thread do it at once if there is."""

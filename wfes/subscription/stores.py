@@ -20,14 +20,15 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 from urllib.parse import quote, unquote
 
 from eventsourcing.persistence import IntegrityError, PersistenceError, Tracking
 from eventsourcing.sqlite import SQLiteCursor, SQLiteDatastore, SQLiteTrackingRecorder
 
 from wfes.errors import LogUnavailable
-from wfes.log.port import Log, Member, Tx
+from wfes.log.event_rows import Ground
+from wfes.log.port import Log, Member, Tx, WriteTransaction
 from wfes.log.sqlite_errors import check_path, unavailable
 from wfes.subscription import registry
 from wfes.subscription.registry import Entry
@@ -256,6 +257,11 @@ class LogStore:
                 leave_at = leave_at or time.monotonic() + CLOSING_SECONDS
                 if time.monotonic() > leave_at:
                     raise LogUnavailable(self.url, "this engine is being closed", retryable=True)
+
+    def ground(self, target: Target) -> WriteTransaction:
+        """The log's transaction that a target belongs to, everything appended in it written out."""
+        target.query("SELECT 1")
+        return cast(Ground, target.tx).write
 
 
 # -- A database of its own -----------------------------------------------------------------------------------------

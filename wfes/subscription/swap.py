@@ -6,8 +6,10 @@ suffix `OLD` until it is gone, which holds nobody else up: it is emptied in piec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+from wfes.log.rows import Target as RowsTarget
 from wfes.subscription import registry
 from wfes.subscription.registry import BUILDING, Entry
 from wfes.subscription.stores import Store, Target
@@ -46,7 +48,7 @@ def begin_next(target: Target, tables: Sequence[Table], dialect: Dialect, entry:
     return begun
 
 
-def exchange(target: Target, names: Sequence[str], dialect: Dialect) -> None:
+def exchange(target: RowsTarget, names: Sequence[str], dialect: Dialect) -> None:
     """Puts the new tables in the live ones' place, in an open transaction.
 
     Args:
@@ -66,35 +68,66 @@ def exchange(target: Target, names: Sequence[str], dialect: Dialect) -> None:
         target.query("PRAGMA legacy_alter_table = OFF")
 
 
-def sweep(store: Store, table: str, key: Sequence[str]) -> None:
-    """Removes a table whose place was taken, if there is one, in short transactions.
+def sweep(store: Store, tables: Sequence[Table]) -> None:
+    """Removes what tables had their place taken, in short transactions.
 
     Args:
-        store: where it is.
-        table: its live name.
-        key: the columns of its key.
+        store: where they are.
+        tables: with their live names.
     """
-    name = table + OLD
+    with store.snapshot() as view:
+        old = [table for table in tables if table_exists(view.query, store.dialect, table.name + OLD)]
+    for table in old:
+        _remove(store.write, table.name + OLD, table.key)
+
+
+def sweep_tables(
+    query: registry.Query,
+    write: Callable[[Callable[[Any], bool]], bool],
+    dialect: Dialect,
+    keys: Mapping[str, Sequence[str]],
+) -> None:
+    """As `sweep`, for tables known by their live names and the columns of their keys."""
+    for name, key in keys.items():
+        if table_exists(query, dialect, name + OLD):
+            _remove(write, name + OLD, key)
+
+
+def _remove(write: Callable[[Callable[[Any], bool]], bool], name: str, key: Sequence[str]) -> None:
+    """Empties a table in pieces, and drops it."""
     columns = ", ".join(key)
     place = f"({columns})" if len(key) > 1 else columns
-    some = f"SELECT {columns} FROM {name} LIMIT {CHUNK_ROWS}"
 
-    def remove(target: Target) -> bool:
-        target.query(f"DELETE FROM {name} WHERE {place} IN ({some})")
+    def remove(target: Any) -> bool:
+        target.query(f"DELETE FROM {name} WHERE {place} IN (SELECT {columns} FROM {name} LIMIT {CHUNK_ROWS})")
         if target.query(f"SELECT 1 FROM {name} LIMIT 1"):
             return True
         target.query(f"DROP TABLE {name}")
         return False
 
-    if exists(store, name):
-        while store.write(remove):
-            pass
+    while write(remove):
+        pass
 
 
-def exists(store: Store, table: str) -> bool:
-    """Whether there is a table of this name."""
-    with store.snapshot() as view:
-        return table_exists(view.query, store.dialect, table)
+def columns_of(query: registry.Query, dialect: Dialect, table: str) -> list[str]:
+    """The names of a table's columns, in their order."""
+    if dialect.name == "sqlite":
+        return [row[0] for row in query("SELECT name FROM pragma_table_info(?) ORDER BY cid", (table,))]
+    sql = "SELECT column_name FROM information_schema.columns WHERE table_name = ? ORDER BY ordinal_position"
+    return [row[0] for row in query(sql, (table,))]
+
+
+def key_of(query: registry.Query, dialect: Dialect, table: str) -> list[str]:
+    """The names of the columns of a table's primary key, in its order."""
+    if dialect.name == "sqlite":
+        sql = "SELECT name FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk"
+        return [row[0] for row in query(sql, (table,))]
+    sql = (
+        "SELECT k.column_name FROM information_schema.table_constraints c "
+        "JOIN information_schema.key_column_usage k USING (constraint_name, table_name) "
+        "WHERE c.constraint_type = 'PRIMARY KEY' AND table_name = ? ORDER BY k.ordinal_position"
+    )
+    return [row[0] for row in query(sql, (table,))]
 
 
 def table_exists(query: registry.Query, dialect: Dialect, table: str) -> bool:
