@@ -210,7 +210,9 @@ def test_what_something_waits_for_stays(tmp_path: Path) -> None:
             found = archivist._read("forever", env.clock.now(), (0, ""))
             assert [history.state.id for history in found.histories] == ["forever-2"]
             # One that is waited for since it was read.
+            assert log.archive.try_lock()
             assert (await archivist._moved(batch, None, False)).instances == 1
+            log.archive.unlock()
             assert not await is_archived(env, "forever-1")
             assert await is_archived(env, "forever-2")
 
@@ -221,11 +223,13 @@ def test_one_that_went_on_since_it_was_read_stays(tmp_path: Path) -> None:
     async def main() -> None:
         async with opened(tmp_path) as env:
             await made(env, forever, -1, 2)
-            archivist = env.engine._parts.archivist
+            archivist, archive = env.engine._parts.archivist, env.engine._log.archive
             batch = archivist._read("forever", env.clock.now(), (0, ""))
             await (await forever.get("forever--1")).retry()
             await env.settle()
+            assert archive.try_lock()
             assert (await archivist._moved(batch, None, False)).instances == 1
+            archive.unlock()
             assert "WorkflowRetried" in await types(env, "forever--1")
             assert not await is_archived(env, "forever--1")
             # What was written of it to the archive is never read; it is archived as it is now.
@@ -663,6 +667,32 @@ def test_two_at_once_wait_for_each_other(tmp_path: Path) -> None:
             assert sum(pruned.instances for pruned in found) == 250
             for number in range(250):
                 assert (await types(env, f"forever-{number}")).count("HistoryArchived") == 1
+
+    asyncio.run(main())
+
+
+def test_who_is_cancelled_leaves_nothing_half_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pruning, "INSTANCES_MAX", 2)
+
+    async def main() -> None:
+        async with opened(tmp_path) as env:
+            await made(env, forever, *range(12))
+            turns = 0
+            while True:
+                task = asyncio.create_task(env.engine.prune(older_than=0))
+                for _ in range(turns):
+                    await asyncio.sleep(0.000_2)
+                task.cancel()
+                done = await asyncio.gather(task, return_exceptions=True)
+                if not isinstance(done[0], asyncio.CancelledError):
+                    break
+                turns += 1
+            await env.engine.prune(older_than=0)
+            for number in range(12):
+                assert (await types(env, f"forever-{number}")).count("HistoryArchived") == 1
+                assert await (await forever.get(f"forever-{number}")).result() == number
+            for file in archive_of(tmp_path).glob("*.gz"):
+                assert gzip.decompress(file.read_bytes())
 
     asyncio.run(main())
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -71,10 +72,10 @@ class Archive(Protocol):
     def append(self, day: str, blocks: Sequence[bytes]) -> tuple[str, list[int]]:
         """Adds blocks to the file of a day (``YYYY-MM-DD``); returns its name and where each block begins.
 
-        For whoever has the lock. When it returns, they survive power loss; if it raises, nothing was added.
+        When it returns, they survive power loss; if it raises, nothing was added.
 
         Raises:
-            ArchiveUnavailable: they cannot be written: no space, no right to, …
+            ArchiveUnavailable: they cannot be written: no space, no right to, no lock, …
         """
         ...
 
@@ -88,13 +89,18 @@ class Archive(Protocol):
 
 
 class FileArchive:
-    """An archive in a folder of files. Used by one thread at a time, but for ``read``."""
+    """An archive in a folder of files.
+
+    Whoever gives the lock back while a thread still appends (because whoever waited for that was cancelled) waits for
+    the thread: nobody else appends meanwhile.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Makes one; the folder is made when something is archived."""
         self.folder = folder
         self.where = str(folder)
         self._lock = -1
+        self._appending = threading.Lock()
         self._ends: dict[str, int] = {}
         """Ends of files as this process left them: no need to look again while the size is still that."""
 
@@ -119,15 +125,18 @@ class FileArchive:
         return taken
 
     def unlock(self) -> None:
-        fd, self._lock = self._lock, -1
+        with self._appending:
+            fd, self._lock = self._lock, -1
         if fd >= 0:
             os.close(fd)
 
     def append(self, day: str, blocks: Sequence[bytes]) -> tuple[str, list[int]]:
-        try:
-            self._make_folder()
-        except OSError as error:
-            raise self._trouble(self.where, error) from error
+        with self._appending:
+            if self._lock < 0:
+                raise ArchiveUnavailable(self.where, "it is not locked by whoever wants to write to it")
+            return self._append(day, blocks)
+
+    def _append(self, day: str, blocks: Sequence[bytes]) -> tuple[str, list[int]]:
         file, fd, end = self._opened(day)
         path = self.folder / file
         offsets: list[int] = []

@@ -137,6 +137,7 @@ class Archivist:
         actor: str | None = None,
         wait: bool = True,
         progress: Callable[[Pruned], object] | None = None,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> Pruned:
         """Moves the histories of the instances that ended up to a moment.
 
@@ -146,6 +147,7 @@ class Archivist:
             actor: who asked.
             wait: wait for another process that is archiving; else leave the rest to it.
             progress: called after each batch with what was moved so far.
+            stopped: asked before each batch whether to leave the rest.
 
         Raises:
             ArchiveUnavailable: the archive cannot be written, or another process keeps it too long; what was moved
@@ -156,7 +158,7 @@ class Archivist:
         for workflow, upto in ended_upto.items():
             cursor = (-(2**63), "")
             more = True
-            while more:
+            while more and not stopped():
                 if not dry_run and not await self._locked(wait):
                     return total
                 try:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 
 from wfes.core import events as e
 from wfes.core.durations import SECOND
@@ -59,13 +58,11 @@ class Retention:
         self._look()
 
     async def stop(self) -> None:
-        """Ends a pass that is being made; what it has moved stays moved."""
+        """Ends a pass that is being made, behind its batch; what it has moved stays moved."""
         self._stopped = True
         self._disarm()
         if self._pass is not None:
-            self._pass.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._pass
+            await asyncio.wait([self._pass])
 
     def tell(self, events: Sequence[Recorded]) -> None:
         """Takes what was committed, by whomever."""
@@ -80,7 +77,14 @@ class Retention:
 
     def _look(self) -> None:
         """Sets the timer by what is in the log."""
-        rows = self._log.read(_OLDEST)
+        try:
+            rows = self._log.read(_OLDEST)
+        except WfesError as error:
+            logger.warning(
+                "whether ended instances are to be archived is looked up again in an hour: %s", error
+            )
+            self._arm(self._clock.now() + INTERVAL_MICROS)
+            return
         self._shortest = min((retention for retention, _ in rows), default=None)
         due = min((ended + retention for retention, ended in rows if ended is not None), default=None)
         if due is not None:
@@ -104,7 +108,7 @@ class Retention:
         try:
             now = self._clock.now()
             ended_upto = {workflow: now - kept for workflow, kept in self._archivist.retentions().items()}
-            done = await self._archivist.prune(ended_upto, wait=False)
+            done = await self._archivist.prune(ended_upto, wait=False, stopped=lambda: self._stopped)
             if done.instances:
                 logger.info("archived %d ended instances with %d events", done.instances, done.events)
         except WfesError as error:

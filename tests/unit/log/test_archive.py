@@ -7,6 +7,7 @@ import gzip
 import os
 import shutil
 import subprocess
+import threading
 import zlib
 from collections.abc import Callable, Generator
 from dataclasses import replace
@@ -38,11 +39,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def archive(folder: Path) -> Generator[FileArchive]:
-    archive = FileArchive(folder)
-    assert archive.try_lock()
-    yield archive
-    archive.unlock()
+def archive(folder: Path) -> FileArchive:
+    return FileArchive(folder)
 
 
 def content(archive: Archive, file: str, offset: int, size: int) -> bytes:
@@ -51,7 +49,11 @@ def content(archive: Archive, file: str, offset: int, size: int) -> bytes:
 
 def added(archive: FileArchive, *contents: bytes) -> list[tuple[str, int, int]]:
     made = [block(each) for each in contents]
-    file, offsets = archive.append(DAY, made)
+    assert archive.try_lock()
+    try:
+        file, offsets = archive.append(DAY, made)
+    finally:
+        archive.unlock()
     return [(file, offset, len(each)) for offset, each in zip(offsets, made, strict=True)]
 
 
@@ -144,12 +146,48 @@ def test_a_full_disk_adds_nothing(
 
 def test_one_at_a_time(archive: FileArchive, folder: Path) -> None:
     other = FileArchive(folder)
+    assert archive.try_lock()
     assert not archive.try_lock()
     assert not other.try_lock()
     archive.unlock()
     archive.unlock()
     assert other.try_lock()
     assert not archive.try_lock()
+    other.unlock()
+
+
+def test_without_the_lock_nothing_is_added(archive: FileArchive, folder: Path) -> None:
+    with pytest.raises(ArchiveUnavailable, match="not locked"):
+        archive.append(DAY, [block(b"one\n")])
+    assert not folder.exists()
+
+
+def test_the_lock_is_kept_until_what_is_being_added_is(
+    archive: FileArchive, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waited for the thread that writes may be cancelled, and gives the lock back at once."""
+    other = FileArchive(folder)
+    writing, go_on = threading.Event(), threading.Event()
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        writing.set()
+        assert go_on.wait(20)
+        real(fd)
+
+    assert archive.try_lock()
+    monkeypatch.setattr(os, "fsync", fsync)
+    adding = threading.Thread(target=archive.append, args=(DAY, [block(b"one\n")]))
+    adding.start()
+    assert writing.wait(20)
+    leaving = threading.Thread(target=archive.unlock)
+    leaving.start()
+    assert not other.try_lock()
+    assert leaving.is_alive()
+    go_on.set()
+    adding.join(20)
+    leaving.join(20)
+    assert other.try_lock()
     other.unlock()
 
 
