@@ -51,7 +51,8 @@ class Reader:
         Args:
             row: Their class.
             where: A condition, such as `"total > :least"`.
-            order: Names of fields to order by, with `-` for falling: `"-total, day"`. Default: the key.
+            order: Names of fields to order by, with `-` for falling: `"-total, day"`. Rows that are alike in these,
+                and all rows where none are named, are in the order of their keys.
             limit: How many at most.
             params: The values that `where` names.
 
@@ -103,7 +104,10 @@ class Reader:
 
 
 def _ordering(table: Table, order: str) -> str:
-    parts = [part.strip() for part in order.split(",") if part.strip()] or list(table.key)
+    parts = [part.strip() for part in order.split(",") if part.strip()]
+    named = {part.removeprefix("-") for part in parts}
+    # Without the key, which of several alike rows comes first would be the database's mood.
+    parts += [part for part in table.key if part not in named]
     listed: list[str] = []
     for part in parts:
         name = part.removeprefix("-")

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import projected
 import pytest
+from histories import random_log
 
 from wfes.core import events as e
 from wfes.errors import LogUnavailable, NewerRelease, WfesError
 from wfes.history import plain_data
+from wfes.log.application import decode
 from wfes.log.faults import FaultyLog
 from wfes.log.open import open_log
 from wfes.log.port import Log, Tx
@@ -21,6 +25,7 @@ from wfes.log.writer import Batch, Writer
 from wfes.runtime.values import Values
 from wfes.subscription import inline as inline_module
 from wfes.subscription import registry
+from wfes.subscription import tables as tables_module
 from wfes.subscription.buffer import Rows
 from wfes.subscription.event import ProjectionEvent
 from wfes.subscription.inline import GetBlob, InlineProjections, Show
@@ -113,7 +118,9 @@ class Call:
 class Bench:
     """One process's writer, with inline projections."""
 
-    def __init__(self, log: Log, projections: Sequence[Projection], versions: dict[str, int]) -> None:
+    def __init__(
+        self, log: Log, projections: Sequence[Projection], versions: dict[str, int], **options: Any
+    ) -> None:
         self.log = log
         self.batches: list[Batch] = []
         self.inline = InlineProjections(projections, show=show, versions=versions, url=log.url)
@@ -124,6 +131,7 @@ class Bench:
             event_rows=self.inline,
             clock=self._clock,
             deliver=self.batches.append,
+            **options,
         )
         self.writer.start(asyncio.get_running_loop())
 
@@ -190,8 +198,10 @@ def opened(url: str) -> FaultyLog:
 
 
 @contextmanager
-def bench(log: Log, *projections: Projection, versions: dict[str, int] | None = None) -> Generator[Bench]:
-    made = Bench(log, projections, versions or {})
+def bench(
+    log: Log, *projections: Projection, versions: dict[str, int] | None = None, **options: Any
+) -> Generator[Bench]:
+    made = Bench(log, projections, versions or {}, **options)
     try:
         yield made
     finally:
@@ -446,7 +456,7 @@ def test_a_database_that_is_away_is_no_failure_of_a_handler(log: FaultyLog) -> N
     async def main() -> None:
         with bench(log, Sneaky()) as one:
             await one.start("a")
-            query = inline_module.Tables.get
+            query = tables_module.Tables.get
             failures = iter([LogUnavailable(log.url, "away", retryable=True)] * 2)
 
             def away(self: Any, table: Any, key: Any) -> Any:
@@ -457,7 +467,7 @@ def test_a_database_that_is_away_is_no_failure_of_a_handler(log: FaultyLog) -> N
                 return query(self, table, key)
 
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(inline_module.Tables, "get", away)
+                patch.setattr(tables_module.Tables, "get", away)
                 await one.append("a", *step("s"))
             assert totals(log) == [("wf", 1)]
             assert one.entry().status == "live"
@@ -647,3 +657,119 @@ def test_an_idle_process_is_stopped_from_writing_too(
             await until(lambda: "this engine stops writing" in caplog.text)
 
     run(main)
+
+
+# ------------------------------------------------------------------------------------------------------- G10
+
+
+class _Whole:
+    """What is around events, from the whole log."""
+
+    def __init__(self, log: Log, events: Sequence[e.Recorded]) -> None:
+        self._values = Values(log.get_blob)
+        self._origins = {
+            each.originator_id: (each.event.workflow, each.event.key)
+            for each in events
+            if isinstance(each.event, e.WorkflowStarted)
+        }
+
+    def data(self, event: e.Event) -> dict[str, Any]:
+        return plain_data(event, self._values)
+
+    def origin(self, instance: str) -> tuple[str | None, str | None]:
+        return self._origins.get(instance, (None, None))
+
+
+class _Nothing:
+    def get(self, table: Any, key: Any) -> None:
+        raise AssertionError("tables known to be empty are not read")
+
+    find = get
+
+
+def from_scratch(log: Log, projection: Projection) -> dict[str, list[tuple[Any, ...]]]:
+    """Every row that the handlers make of the whole log."""
+    events = [decode(stored) for stored in log.select_notifications(1, 1_000_000)]
+    around = _Whole(log, events)
+    rows: Any = Rows(projection.tables, _Nothing(), empty=True)
+    for recorded in events:
+        if projection.handles(recorded.event.topic):
+            rows.begin()
+            projection.handle(ProjectionEvent(recorded, around), rows)
+    made: dict[str, list[tuple[Any, ...]]] = {row.table.name: [] for row in projection.tables}
+    for table, _, new in rows.pending():
+        made[table.name] = sorted(new, key=table.key_of)
+    return made
+
+
+def in_database(log: Log, projection: Projection) -> dict[str, list[tuple[Any, ...]]]:
+    """Every row as it stands."""
+    return {
+        row.table.name: sorted(log.read(row.table.select()), key=row.table.key_of)
+        for row in projection.tables
+    }
+
+
+def kept() -> list[Projection]:
+    return [projected.Steps(inline=True), projected.Lives(), Counts()]
+
+
+class _Play:
+    """Writes a random history through writers with and without the projections, and disturbs them."""
+
+    def __init__(self, log: FaultyLog, chance: random.Random, history: Sequence[e.Recorded]) -> None:
+        self.log = log
+        self.chance = chance
+        self.left = list(history)
+
+    def take(self) -> list[e.Recorded]:
+        count = self.chance.randint(1, 12)
+        taken, self.left = self.left[:count], self.left[count:]
+        return taken
+
+    def member(self, events: Sequence[e.Recorded], *, fails: bool) -> Callable[[Tx], None]:
+        looks = self.chance.random() < 0.3
+
+        def run(tx: Tx) -> None:
+            for recorded in events:
+                tx.append(recorded.originator_id, [recorded.event])
+                if looks:
+                    tx.query("SELECT count(*) FROM kit_lives")
+            if fails:
+                raise WfesError("it thinks better of it")
+
+        return run
+
+    async def play(self) -> None:
+        chance = self.chance
+        while self.left:
+            with_them = chance.random() < 0.7
+            with bench(self.log, *(kept() if with_them else ()), cache_max=chance.choice([1, 3, 100])) as one:
+                for _ in range(chance.randint(1, 8)):
+                    if chance.random() < 0.2:
+                        self.log.faults = FaultyLog(self.log, chance.choice(["fail:1", "lost:1"])).faults
+                        self.log.commits = 0
+                    futures: list[asyncio.Future[Any]] = []
+                    for _ in range(chance.randint(1, 4)):
+                        if self.left and chance.random() < 0.25:
+                            futures.append(one.submit(self.member(self.left[:3], fails=True)))
+                        futures.append(one.submit(self.member(self.take(), fails=False)))
+                    for found in await asyncio.gather(*futures, return_exceptions=True):
+                        assert found is None or "thinks better" in str(found), found
+        with bench(self.log, *kept()) as one:
+            await one.append("$last", e.ScheduleResumed(at=1))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_inline_rows_equal_the_handlers_over_the_whole_log(seed: int) -> None:
+    log = opened("sqlite://")
+    create(log, *kept())
+    history = random_log(seed)
+    asyncio.run(_Play(log, random.Random(seed), history).play())
+    assert log.max_notification_id() == len(history) + 1
+    for projection in kept():
+        entry = registry.find(log.read, projection.name)
+        assert entry is not None
+        assert entry.status == "live", entry.error
+        assert in_database(log, projection) == from_scratch(log, projection)
+    log.close()

@@ -91,7 +91,7 @@ def test_a_column_gives_back_what_it_was_given_from_the_buffer_as_from_the_datab
     assert [type(value) for value in found] == [type(value) for value in stored]
     loaded = TABLE.loaded(found)
     assert loaded == TABLE.loaded(stored)
-    assert loaded == row(**(vars(made) | {"real": float(made.real)}))
+    assert loaded == row(**(vars(made) | {"real": float(made.real), "moment": made.moment.astimezone(UTC)}))
     assert TABLE.stored(loaded) == stored
 
 
