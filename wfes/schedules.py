@@ -265,7 +265,8 @@ class Schedules:
     async def remove_schedule(
         self, name: str, *, reason: str | None = None, actor: str | None = None
     ) -> None:
-        """Ends a schedule; what it started goes on. An engine opened with a workflow that declares it defines it again.
+        """Ends a schedule; what it started goes on. An engine opened with a workflow that declares it defines it again,
+        and its ticks count from then on.
 
         Raises:
             UnknownSchedule: There is none of this name.

@@ -5,8 +5,8 @@ amount to. Both are pure. Which ticks there are says whoever calls (`wfes.runtim
 instances have ended and which instances exist already.
 
 Invariants: what is due at the cursor or before is decided: started, queued, skipped or missed, each tick once; the
-cursor never goes back, so a clock that is set back repeats nothing; a tick's instance has an id made of schedule and
-tick, so that one tick can never have two.
+cursor never goes back while a schedule is there, so a clock that is set back repeats nothing; a tick's instance has an
+id made of schedule and tick, so that one tick can never have two.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from wfes.core import events as e
 from wfes.core.durations import SECOND
-from wfes.core.ids import NAME_CHARS_MAX, derived_id
+from wfes.core.ids import NAME_CHARS_MAX, RESERVED, derived_id
 
 Json = Any
 
@@ -181,13 +181,14 @@ def described(definition: Definition) -> Json:
 
 
 def tick_instance(schedule: str, tick: str) -> str:
-    """The id of a tick's instance."""
+    """The id of a tick's instance: `schedule@tick`, where that can be an id."""
     id = f"{schedule}@{tick}"
-    if len(id) <= NAME_CHARS_MAX:
+    if len(id) <= NAME_CHARS_MAX and id.isprintable() and not id.startswith(RESERVED):
         return id
-    # As much of the schedule's name as there is room for, and what makes it differ from others that begin alike.
+    # As much of the schedule's name as an id may hold, and what makes it differ from others that look alike.
     rest = f"~{derived_id('schedule', schedule)}@{tick}"
-    return schedule[: NAME_CHARS_MAX - len(rest)] + rest
+    head = "".join(filter(str.isprintable, schedule)).lstrip(RESERVED)
+    return head[: NAME_CHARS_MAX - len(rest)] + rest
 
 
 def jitter_of(schedule: str, tick: str, bound: int) -> int:
@@ -260,7 +261,10 @@ def _decided(state: ScheduleState, at: int, tick: str) -> None:
 
 def _defined(state: ScheduleState, event: e.ScheduleDefined) -> None:
     former = state.definition
-    if state.removed or (former.cron, former.timezone) != (event.cron, event.timezone):
+    if state.removed:
+        # Afresh, even where a clock that was far ahead has left the cursor there.
+        state.at, state.tick = event.at, ALL
+    elif (former.cron, former.timezone) != (event.cron, event.timezone):
         _decided(state, event.at, ALL)
     state.removed = False
     state.definition = Definition(

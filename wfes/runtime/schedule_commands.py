@@ -5,7 +5,8 @@ schedule's stream; an instance that a tick starts is started in that very transa
 tick due at the same time, the first transaction decides it, and the others find the cursor behind it.
 
 Invariants: a transaction starts at most `BATCH_MAX` instances, and looks at as many ticks of a backfill; what is left
-is for the next one. Ticks are computed from the row's definition, never from what an engine's own code says.
+is for the next one. Ticks are computed from the definition in the log, never from what an engine's own code says.
+Uniqueness rests on the log: should the row ever be behind its stream, the rest of the stream is read.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from wfes.definition import Workflow
 
 STATE = "SELECT state FROM wfes_schedules WHERE name = ?"
-OF_WORKFLOW = "SELECT state FROM wfes_schedules WHERE workflow = ? AND removed = 0 ORDER BY name"
+OF_WORKFLOW = "SELECT name FROM wfes_schedules WHERE workflow = ? AND removed = 0 ORDER BY name"
 NAMES = "SELECT name FROM wfes_schedules WHERE removed = 0 ORDER BY name"
 _STATUSES = "SELECT id, status FROM wfes_instances WHERE id IN ({})"
 _ASKED_MAX = 200
@@ -126,13 +127,14 @@ class DefineSchedules:
         declared = {one.name for one in self.declared}
         for workflow in self.workflows:
             for row in tx.query(OF_WORKFLOW, (workflow,), shows=core.EVENTS):
-                state = read_state(row[0])
-                if state.name in declared:
+                state = None if row[0] in declared else _found(tx, row[0])
+                if state is None:
                     continue
                 missed = _missed(state, tx.now)
                 events = core.decide_removal(state, missed, tx.now, reason="no longer declared")
-                tx.append(schedule_stream(state.name), events)
-                removed.append(state.name)
+                if events:
+                    tx.append(schedule_stream(state.name), events)
+                    removed.append(state.name)
         return removed
 
 
@@ -401,8 +403,14 @@ class BackfillSchedule(_Asked):
 
 
 def _found(tx: Tx, name: str) -> ScheduleState | None:
+    """A schedule's state, exactly: the row's, and should that ever be behind the stream, moved on by the rest."""
     rows = tx.query(STATE, (name,), shows=core.EVENTS)
-    return read_state(rows[0][0]) if rows else None
+    state = read_state(rows[0][0]) if rows else ScheduleState(name)
+    stream = schedule_stream(name)
+    if state.version != tx.version(stream):
+        for recorded in tx.history(stream, state.version):
+            core.evolve_schedule(state, recorded.event, recorded.originator_version)
+    return state if state.version else None
 
 
 def _missed(state: ScheduleState, now: int) -> Missed | None:

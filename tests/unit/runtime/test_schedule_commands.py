@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from wfes.core import events as e
 from wfes.core import schedules as core
 from wfes.core.durations import DAY, HOUR, MINUTE, SECOND
+from wfes.core.ids import check_id
 from wfes.core.schedules import ALL, Definition, ScheduleState, Tick
 from wfes.core.state import ACTIVE
 from wfes.errors import DuplicateSchedule, UnknownSchedule
@@ -42,21 +43,24 @@ class Log(SimulatedLog):
 
     def __init__(self) -> None:
         self.time = START
+        self.stale = 0
+        """How many events the rows are behind."""
         super().__init__(SimulatedClock())
 
     @property
     def now(self) -> int:
         return self.time
 
-    def schedule(self, name: str = "job") -> ScheduleState | None:
+    def schedule(self, name: str = "job", behind: int = 0) -> ScheduleState | None:
         history = self.streams.get(schedule_stream(name), [])
+        history = history[: max(0, len(history) - behind)]
         return core.fold_schedule(name, history) if history else None
 
-    def _all(self) -> list[ScheduleState]:
+    def _all(self, behind: int = 0) -> list[ScheduleState]:
         names = [
             stream[len(SCHEDULE_PREFIX) :] for stream in self.streams if stream.startswith(SCHEDULE_PREFIX)
         ]
-        return [state for name in sorted(names) if (state := self.schedule(name)) is not None]
+        return [state for name in sorted(names) if (state := self.schedule(name, behind)) is not None]
 
     def query(
         self,
@@ -67,12 +71,12 @@ class Log(SimulatedLog):
     ) -> list[tuple[Any, ...]]:
         given = list(params) if not isinstance(params, Mapping) else []
         if sql == STATE:
-            return [(stored(state),) for state in self._all() if state.name == given[0]]
+            return [(stored(state),) for state in self._all(self.stale) if state.name == given[0]]
         if sql == NAMES:
             return [(state.name,) for state in self._all() if not state.removed]
         if sql == OF_WORKFLOW:
             return [
-                (stored(state),)
+                (state.name,)
                 for state in self._all()
                 if not state.removed and state.definition.workflow == given[0]
             ]
@@ -169,10 +173,12 @@ def check(log: Log) -> None:
                         -1
                     ].name == event.last
                     cursor = (event.due, event.last)
+            case e.ScheduleDefined() if state.removed:
+                cursor = (event.at, ALL)
             case e.ScheduleDefined():
-                if state.removed or (definition.cron, definition.timezone) != (event.cron, event.timezone):
-                    if ticks is not None and not state.removed:
-                        assert ticks.count(cursor, event.at) == 0
+                if (definition.cron, definition.timezone) != (event.cron, event.timezone):
+                    assert ticks is not None
+                    assert ticks.count(cursor, event.at) == 0
                     cursor = max(cursor, (event.at, ALL))
             case e.ScheduleResumed() | e.ScheduleRemoved():
                 assert ticks is not None
@@ -210,11 +216,17 @@ actions = st.one_of(
 
 
 @settings(max_examples=150, deadline=None)
-@given(first=definitions, script=st.lists(actions, max_size=25), summer=st.booleans())
+@given(
+    first=definitions,
+    script=st.lists(actions, max_size=25),
+    summer=st.booleans(),
+    stale=st.sampled_from([0, 0, 3, 1_000]),
+)
 def test_every_tick_is_decided_once_and_in_order(
-    first: Definition, script: list[tuple[Any, ...]], summer: bool
+    first: Definition, script: list[tuple[Any, ...]], summer: bool, stale: int
 ) -> None:
     log = Log()
+    log.stale = stale
     # Two in the morning of a night with a changed clock is part of half of the runs.
     log.time = (1_900_980_000 - 3 * 3_600) * SECOND if summer else START
     log.define(first)
@@ -561,8 +573,25 @@ def test_jitter_is_bounded_repeatable_and_counted_from_the_tick() -> None:
     assert core.jitter_of("job", "x", 0) == 0
 
 
+def test_a_schedule_that_a_clock_far_ahead_has_left_there_is_freed_by_removing_it() -> None:
+    log = log_with()
+    log.time += MINUTE
+    log.advance()
+    log.time += 1_000 * DAY
+    log.advance()
+    log.time -= 1_000 * DAY
+    RemoveSchedule(schedule="job").run(log)
+    log.define(MINUTELY)
+    log.end(f"job@{minute(1)}")
+    log.time += MINUTE
+    log.advance()
+    assert log.started()[-1] == minute(2)
+
+
 def test_ids_say_schedule_and_tick_and_fit() -> None:
     assert core.tick_instance("job", minute(1)) == "job@2030-01-01T00:01:00+00:00"
     long = [core.tick_instance("x" * 199 + end, minute(1)) for end in "ab"]
     assert len(set(long)) == 2
     assert all(len(id) == 200 and id.endswith(minute(1)) for id in long)
+    for name in ("$job", "a\nb", "$"):
+        assert check_id(core.tick_instance(name, minute(1))).endswith(f"@{minute(1)}")
