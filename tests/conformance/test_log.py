@@ -242,6 +242,29 @@ def test_readers_see_no_open_transaction(log: Log) -> None:
     assert seen == [([(0,)], 5)]
 
 
+def test_a_transaction_reads_news_by_topic_and_so_many(log: Log) -> None:
+    fill(log)
+    transaction = log.begin()
+    transaction.insert([row(6, "a", 4, topic="Other"), row(7, "c", 1, topic="Other")])
+    assert places(transaction.news(4, ["Other"])) == [(6, "a", 4), (7, "c", 1)]
+    assert places(transaction.news(0, ["Other"], 1)) == [(6, "a", 4)]
+    assert places(transaction.news(0, [], 2)) == places(transaction.news(0))[:2]
+    assert places(transaction.news(7, ["Other"])) == []
+    assert [stored.originator_version for stored in transaction.history("a", limit=1)] == [1]
+    assert [stored.originator_version for stored in transaction.history("a", 1, 2)] == [2, 3]
+    transaction.rollback()
+
+
+def test_a_transaction_reads_large_values(log: Log) -> None:
+    transaction = log.begin()
+    transaction.put_blob("ab", b"before")
+    transaction.commit()
+    transaction = log.begin()
+    transaction.put_blob("cd", b"now")
+    assert [transaction.get_blob(name) for name in ("ab", "cd", "ef")] == [b"before", b"now", None]
+    transaction.rollback()
+
+
 def test_blobs(log: Log) -> None:
     transaction = log.begin()
     transaction.put_blob("ab", b"\x00\xff")
@@ -333,6 +356,9 @@ def test_others_commits_are_a_change(file_log: Log) -> None:
     other = _another(file_log)
     try:
         file_log.begin().rollback()
+        transaction = file_log.begin()
+        assert not transaction.others
+        transaction.rollback()
         assert not file_log.changed()
         fill(other)
         assert file_log.changed()
@@ -340,6 +366,7 @@ def test_others_commits_are_a_change(file_log: Log) -> None:
         append(other, row(6, "a", 4))
         transaction = file_log.begin()
         assert places(list(transaction.news(5))) == [(6, "a", 4)]
+        assert transaction.others
         transaction.rollback()
         assert not file_log.changed()
     finally:

@@ -14,7 +14,7 @@ from wfes.subscription.buffer import Rows
 from wfes.subscription.table import Stored, Table
 
 Query = Callable[[str, Sequence[object]], Sequence[Stored]]
-Many = Callable[[str, Sequence[Sequence[object]]], None]
+Many = Callable[[str, Sequence[Sequence[object]]], object]
 
 
 @cache

@@ -684,14 +684,15 @@ class _Nothing:
     def get(self, table: Any, key: Any) -> None:
         raise AssertionError("tables known to be empty are not read")
 
-    find = get
+    def find(self, table: Any, equal: Any) -> list[Any]:
+        raise AssertionError("tables known to be empty are not read")
 
 
 def from_scratch(log: Log, projection: Projection) -> dict[str, list[tuple[Any, ...]]]:
     """Every row that the handlers make of the whole log."""
     events = [decode(stored) for stored in log.select_notifications(1, 1_000_000)]
     around = _Whole(log, events)
-    rows: Any = Rows(projection.tables, _Nothing(), empty=True)
+    rows = Rows(projection.tables, _Nothing(), empty=True)
     for recorded in events:
         if projection.handles(recorded.event.topic):
             rows.begin()

@@ -126,7 +126,7 @@ def test_several_handlers_run_in_the_order_they_are_written_in() -> None:
 def test_a_subclass_may_replace_handlers_and_add_some() -> None:
     class More(OrdersByDay):
         name = "more"
-        tables = (Day, Seen)
+        tables = (Day, Seen)  # type: ignore[assignment]
 
         @on("WorkflowCompleted")
         def completed(self, event: ProjectionEvent, rows: Rows) -> None:
@@ -142,7 +142,7 @@ def test_a_subclass_may_replace_handlers_and_add_some() -> None:
 
     class Less(OrdersByDay):
         name = "less"
-        tables = (Seen,)
+        tables = (Seen,)  # type: ignore[assignment]
         completed = None  # type: ignore[assignment]
 
         @on("WorkflowFailed")

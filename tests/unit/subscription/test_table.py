@@ -219,7 +219,8 @@ def test_new_rows_have_a_key_and_defaults() -> None:
 
 
 def declare(namespace: dict[str, Any], **options: Any) -> type[Row]:
-    made: type[Row] = type(Row)("Bad", (Row,), namespace, **options)
+    metaclass: Any = type(Row)
+    made: type[Row] = metaclass("Bad", (Row,), namespace, **options)
     return made
 
 
