@@ -37,6 +37,16 @@ RESULTS = "originator_id = 'chain' AND topic = 'StepCompleted'"
         ("DELETE FROM wfes_events WHERE originator_id = 'flaky'", "start  of flaky was acknowledged"),
         ("DELETE FROM wfes_instances WHERE id = 'nested'", "wfes_instances: too much set(), missing"),
         ("UPDATE wfes_instances SET status = 'failed' WHERE id = 'nested'", "wfes_instances: too much {"),
+        (
+            "DELETE FROM kit_steps WHERE instance = 'nested' AND path = 'last'",
+            "kit_steps instance='nested', path='last': mi",
+        ),
+        ("UPDATE kit_ends SET count = 7 WHERE workflow = 'nested'", "count is 7, not 1"),
+        (
+            "INSERT INTO kit_lives VALUES ('x', 'x', NULL, NULL)",
+            "kit_lives instance='x': should not be there",
+        ),
+        ("UPDATE wfes_progress SET percent = 99.0", "'wfes_progress'"),
     ],
 )
 def test_tampering_is_noticed(finished: Path, tmp_path: Path, sql: str, problem: str) -> None:

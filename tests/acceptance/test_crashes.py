@@ -2,7 +2,7 @@
 
 After each kill a new process finishes everything. Then each instance ended as it must (nothing lost, nothing seen
 differently), no step whose result was recorded had been called again, everything acknowledged is in the log, each
-history is well-formed, its hash chain holds, and the projections equal a rebuild.
+history is well-formed, its hash chain holds, and every projection, the engine's own and a user's, equals its rebuild.
 
 ``WFES_CRASHES=N`` repeats each of these tests N times.
 """

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from driver import read_acks
+import projected
+from driver import read_acks, url_of
 from eventsourcing.persistence import Notification
 
+from wfes import Engine, WfesError
 from wfes.core import chain
 from wfes.core import events as e
 from wfes.core.evolve import evolve
@@ -184,7 +188,7 @@ _RECORDED_AS: dict[str, tuple[type[e.Event], ...]] = {
 
 
 def wrong_rows(path: Path, stored: Sequence[Notification]) -> list[str]:
-    """Where the live rows of inline projections differ from a rebuild (G10)."""
+    """Where the live rows of state projections differ from a rebuild, found without an engine (G10)."""
     projections = inline()
     rebuilt = sqlite3.connect(":memory:")
     live = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
@@ -214,6 +218,41 @@ class _Target:
 
     def executemany(self, sql: str, params: Any) -> None:
         self._connection.executemany(sql, params)
+
+
+CATCH_UP_SECONDS_MAX = 20.0
+
+
+async def unlike_rebuilt(engine: Engine) -> list[str]:
+    """Where the rows of any projection differ from a rebuild, by the engine's own check, once all have caught up, and
+    which are stopped or do not catch up (G10)."""
+    problems: list[str] = []
+    limit = time.monotonic() + CATCH_UP_SECONDS_MAX
+    while behind := [
+        each
+        for each in await engine.projections()
+        if each.status == "building" or (each.lag and not each.error)
+    ]:
+        if time.monotonic() > limit:
+            problems += [f"{each.name} does not catch up: {each}" for each in behind]
+            break
+        await asyncio.sleep(0.005)
+    for each in await engine.projections():
+        if each.error is not None:
+            problems.append(f"{each.name} is stopped: {each.error}")
+            continue
+        report = await engine.check_projection(each.name)
+        if not report.ok:
+            problems.append(str(report))
+    return problems
+
+
+async def _unlike_rebuilt(folder: Path) -> list[str]:
+    try:
+        async with Engine(url_of(folder), worker=False, projections=projected.ALL) as engine:
+            return await unlike_rebuilt(engine)
+    except WfesError as error:
+        return [f"projections cannot be checked: {error}"]
 
 
 def calls_in(path: Path, start: int = 0) -> list[tuple[str, str, int]]:
@@ -266,4 +305,5 @@ def problems_of(folder: Path) -> list[str]:
     problems += lost(histories, read_acks(folder / "acks"))
     problems += wrong_rows(path, stored)
     problems += unannounced(histories, calls_in(folder / "calls"))
+    problems += asyncio.run(_unlike_rebuilt(folder))
     return problems

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import corpus
+import projected
 
 from wfes import (
     Engine,
@@ -221,7 +222,8 @@ async def drive(folder: Path, ids: Sequence[str]) -> dict[str, Any]:
     corpus.use(folder / "calls")
     acks = Acks(folder / "acks")
     wrong: dict[str, Any] = {}
-    async with Engine(url_of(folder), workflows=corpus.WORKFLOWS) as engine:
+    everything = Engine(url_of(folder), workflows=corpus.WORKFLOWS, projections=projected.ALL)
+    async with everything as engine:
         try:
             async with asyncio.timeout(SECONDS_MAX):
                 outcomes = await asyncio.gather(*(_run(engine, id, acks) for id in ids))
