@@ -143,10 +143,10 @@ async def do(engine: Engine, what: str, number: Any) -> None:
     """One thing that somebody may ask at any moment; a refusal is as good."""
     if what == "start":
         plan, key, which = number
-        await WORKFLOWS[which].start(plan, key=key, tags=["x"] if key else [])
+        await WORKFLOWS[int(which)].start(plan, key=key, tags=["x"] if key else [])
         return
     ids: list[str] = [row.id for row in await engine.instances(limit=50, order="oldest")]
-    run: Instance[Any] | None = await engine.get(ids[number % len(ids)]) if ids else None
+    run: Instance[Any] | None = await engine.get(ids[int(number) % len(ids)]) if ids else None
     match what:
         case "publish":
             await engine.publish("news", [["step", number]], id=str(number))
@@ -199,7 +199,7 @@ async def live_and_check(folder: Path, script: Sequence[tuple[str, Any]]) -> lis
                         await env.advance(f"{number}h")
                     elif what == "rebuild":
                         names: list[str] = [status.name for status in await env.engine.projections()]
-                        await env.engine.rebuild_projection(names[number * 5 % len(names)])
+                        await env.engine.rebuild_projection(names[int(number) * 5 % len(names)])
                     else:
                         await do(env.engine, what, number)
             else:
@@ -211,7 +211,7 @@ async def live_and_check(folder: Path, script: Sequence[tuple[str, Any]]) -> lis
 
 @pytest.mark.timeout(60 + 60 * SCALE)
 @settings(
-    max_examples=int(20 * SCALE) or 1,
+    max_examples=int(12 * SCALE) or 1,
     deadline=None,
     derandomize=SCALE == 1,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
