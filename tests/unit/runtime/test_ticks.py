@@ -144,6 +144,20 @@ def test_a_cursor_anywhere_goes_on_where_it_is(cron: str, change: tuple[str, str
             assert (0 if latest is None else latest.size) == max(0, len(rest) - 1)
 
 
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: f"{change[0]} {change[1]}")
+@pytest.mark.parametrize("cron", ["*/15 * * * *", "*/20 0-3,22,23 * * *", "0 */1 * * *", "10 2 * * *"])
+def test_a_change_is_passed_tick_by_tick_and_from_any_moment(cron: str, change: tuple[str, str]) -> None:
+    zone, moment = change
+    ticks = ticks_of(cron, zone)
+    start, end = micros(moment) - 5 * HOUR, micros(moment) + 5 * HOUR
+    every = list(ticks.between(start, end))
+    for tick, following in itertools.pairwise(every):
+        assert ticks.next(tick) == following
+    for minutes in range(-150, 150, 7):
+        cursor = (micros(moment) + minutes * MINUTE, ALL)
+        assert list(ticks.upto(cursor, end)) == [tick for tick in every if tick > cursor]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     cron=six_fields | crons,
