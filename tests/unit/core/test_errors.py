@@ -42,6 +42,12 @@ SAMPLES: list[tuple[BaseException, type[BaseException] | None, str]] = [
     (errors.UnknownWorkflow("a", known=["c", "b"]), LookupError, "'a'; it knows 'b', 'c'"),
     (errors.UnknownWorkflow("a"), LookupError, "it knows none"),
     (errors.DuplicateWorkflow("a", first="m.f", second="m.g"), ValueError, "'a' .m.f and m.g."),
+    (errors.UnknownSchedule("a", known=["c", "b"]), LookupError, "named 'a'; there are 'b', 'c';"),
+    (
+        errors.DuplicateSchedule("a:b", first="a", second="a:b"),
+        ValueError,
+        "'a' and 'a:b' are both named 'a:b'",
+    ),
     (
         errors.UnknownRequest("a", workflow="w", declared=["b"]),
         LookupError,
