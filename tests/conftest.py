@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,12 @@ def pytest_configure() -> None:
         raise pytest.UsageError(
             f"the tests were to run on the installed wheel, but wfes is imported from {PACKAGE}"
         )
+
+
+@pytest.fixture
+def postgres_url() -> Generator[str]:
+    """An empty database of a real PostgreSQL; it is never skipped."""
+    from pg_server import database
+
+    with database() as url:
+        yield url

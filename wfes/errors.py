@@ -455,6 +455,7 @@ class UnknownEvent(WfesError):
 
 
 _PASSWORD = re.compile(r"(?<=://)([^/@:]*):.*(?=@)")
+_PASSWORD_OPTION = re.compile(r"(?i)([?&][a-z]*password=)[^&]*")
 
 
 class LogUnavailable(WfesError):
@@ -468,7 +469,7 @@ class LogUnavailable(WfesError):
 
     def __init__(self, url: str, reason: str, *, retryable: bool = False) -> None:
         super().__init__()
-        self.url = _PASSWORD.sub(r"\1:***", url)
+        self.url = _PASSWORD_OPTION.sub(r"\1***", _PASSWORD.sub(r"\1:***", url))
         self.reason = reason
         self.retryable = retryable
 

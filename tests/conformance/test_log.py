@@ -17,14 +17,26 @@ from wfes.log.application import LogApplication, decode, digest
 from wfes.log.memory import MemoryLog
 from wfes.log.open import open_log
 from wfes.log.port import Log, StoredRow, WriteTransaction
+from wfes.log.postgres import PostgresLog
 from wfes.log.sqlite import SQLiteLog
 
 TABLE = "CREATE TABLE IF NOT EXISTS wfes_test (id TEXT PRIMARY KEY, number BIGINT)"
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+def _url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    match request.param:
+        case "memory":
+            return "sqlite://"
+        case "sqlite":
+            return f"sqlite:///{tmp_path}/log.db"
+        case _:
+            url: str = request.getfixturevalue("postgres_url")
+            return url
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return "sqlite://" if request.param == "memory" else f"sqlite:///{tmp_path}/log.db"
+    return _url(request, tmp_path)
 
 
 @pytest.fixture
@@ -294,7 +306,7 @@ def test_close_can_be_called_before_open(url: str) -> None:
 
 def test_library_application(log: Log) -> None:
     """Appending through the library gives the same stored form, chained, and its readers give events back."""
-    assert isinstance(log, (MemoryLog, SQLiteLog))
+    assert isinstance(log, (MemoryLog, SQLiteLog, PostgresLog))
     with LogApplication(log) as application:
         started = Recorded("i", 1, e.WorkflowStarted(at=1, workflow="w", tags=("x", "y")))
         claimed = Recorded("i", 2, e.RunClaimed(at=2, worker="k", epoch=1))
@@ -321,18 +333,19 @@ def _another(log: Log) -> Log:
     return other
 
 
-@pytest.fixture
-def file_log(tmp_path: Path) -> Generator[Log]:
-    log = open_log(f"sqlite:///{tmp_path}/log.db")
+@pytest.fixture(params=["sqlite", "postgresql"])
+def shared_log(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Log]:
+    """A log that several processes may open."""
+    log = open_log(_url(request, tmp_path))
     log.open([TABLE])
     yield log
     log.close()
 
 
-def test_reopened_log_has_everything(file_log: Log) -> None:
-    fill(file_log)
-    file_log.close()
-    other = _another(file_log)
+def test_reopened_log_has_everything(shared_log: Log) -> None:
+    fill(shared_log)
+    shared_log.close()
+    other = _another(shared_log)
     try:
         assert places(other.select_notifications(4, 9)) == [(4, "a", 3), (5, "b", 2)]
         append(other, row(6, "a", 4))
@@ -341,42 +354,42 @@ def test_reopened_log_has_everything(file_log: Log) -> None:
         other.close()
 
 
-def test_positions_are_never_used_again(file_log: Log) -> None:
-    fill(file_log)
-    transaction = file_log.begin()
+def test_positions_are_never_used_again(shared_log: Log) -> None:
+    fill(shared_log)
+    transaction = shared_log.begin()
     transaction.query("DELETE FROM wfes_events WHERE notification_id > 3")
     transaction.commit()
-    transaction = file_log.begin()
+    transaction = shared_log.begin()
     assert transaction.head == 5
     transaction.rollback()
-    assert file_log.max_notification_id() == 5
+    assert shared_log.max_notification_id() == 5
 
 
-def test_others_commits_are_a_change(file_log: Log) -> None:
-    other = _another(file_log)
+def test_others_commits_are_a_change(shared_log: Log) -> None:
+    other = _another(shared_log)
     try:
-        file_log.begin().rollback()
-        transaction = file_log.begin()
+        shared_log.begin().rollback()
+        transaction = shared_log.begin()
         assert not transaction.others
         transaction.rollback()
-        assert not file_log.changed()
+        assert not shared_log.changed()
         fill(other)
-        assert file_log.changed()
-        assert not file_log.changed()
+        assert shared_log.changed()
+        assert not shared_log.changed()
         append(other, row(6, "a", 4))
-        transaction = file_log.begin()
+        transaction = shared_log.begin()
         assert places(list(transaction.news(5))) == [(6, "a", 4)]
         assert transaction.others
         transaction.rollback()
-        assert not file_log.changed()
+        assert not shared_log.changed()
     finally:
         other.close()
 
 
-def test_two_writers_take_turns(file_log: Log) -> None:
-    other = _another(file_log)
+def test_two_writers_take_turns(shared_log: Log) -> None:
+    other = _another(shared_log)
     try:
-        first = file_log.begin()
+        first = shared_log.begin()
         second: list[WriteTransaction] = []
         waiting = threading.Thread(target=lambda: second.append(other.begin()))
         waiting.start()

@@ -104,6 +104,10 @@ class FaultyWrite:
     def others(self) -> bool:
         return self._write.others
 
+    @property
+    def broken(self) -> bool:
+        return self._write.broken
+
     def news(
         self, after: int, topics: Sequence[str] = (), limit: int | None = None
     ) -> Sequence[Notification]:
@@ -177,6 +181,7 @@ class FaultyLog:
     def __init__(self, inner: Log, *faults: Fault | str) -> None:
         self.inner = inner
         self.url = inner.url
+        self.dialect = inner.dialect
         self.archive = inner.archive
         self.commits = 0
         self.faults = [Fault.parse(given) if isinstance(given, str) else given for given in faults]

@@ -31,6 +31,7 @@ class MemoryWrite:
         self._deleted: list[tuple[str, int]] = []
         self._open = True
         self.head = log.max_notification_id()
+        self.broken = False
         self.others = True
         """Nobody counts who shares this log, and to look costs little in memory."""
 
@@ -132,6 +133,7 @@ class MemoryLog(POPOApplicationRecorder):
     def __init__(self, url: str = "sqlite://") -> None:
         super().__init__()
         self.url = url
+        self.dialect = "sqlite"
         self.archive: Archive = MemoryArchive()
         self._topics: set[str] = set()
         self._connection: sqlite3.Connection | None = None

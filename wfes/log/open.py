@@ -18,7 +18,7 @@ from wfes.log.sqlite import SQLiteLog
 
 _ACCEPTED = (
     "'sqlite:///file.db' (a path relative to the working directory), 'sqlite:////absolute/path.db', "
-    "or 'sqlite://' (in memory)"
+    "'sqlite://' (in memory), or 'postgresql://user@host/database'"
 )
 _wrappers: list[Callable[[Log], Log]] = []
 
@@ -29,6 +29,7 @@ def open_log(url: str) -> Log:
     Raises:
         TypeError: it is no text.
         ValueError: it is none of the URLs that are accepted.
+        LogUnavailable: what it needs is not installed.
     """
     log = _adapter(url)
     for wrap in _wrappers:
@@ -63,9 +64,17 @@ def _adapter(url: str) -> Log:
                 raise ValueError(f"{url!r} has a NUL character in its path")
             return SQLiteLog(Path(path), url)
         case "postgresql" | "postgres":
-            name = LogUnavailable(url, "").url
-            raise ValueError(
-                f"{name!r}: this release of wfes has no PostgreSQL adapter; accepted are {_ACCEPTED}"
-            )
+            return _postgres(url)
         case _:
             raise ValueError(f"{url!r} is no log's url; accepted are {_ACCEPTED}")
+
+
+def _postgres(url: str) -> Log:
+    try:
+        # Not before it is asked for: these libraries are an extra.
+        from wfes.log.postgres import PostgresLog
+    except ImportError as error:
+        raise LogUnavailable(
+            url, f"PostgreSQL needs libraries that are not installed ({error}); pip install 'wfes[postgres]'"
+        ) from error
+    return PostgresLog(url)

@@ -47,6 +47,11 @@ class WriteTransaction(Protocol):
         """Whether anybody else may have committed since this log's last ``begin`` or ``changed``."""
         ...
 
+    @property
+    def broken(self) -> bool:
+        """Whether a statement failed in a way that leaves nothing to do but to roll back."""
+        ...
+
     def news(
         self, after: int, topics: Sequence[str] = (), limit: int | None = None
     ) -> Sequence[Notification]:
@@ -122,10 +127,12 @@ class Log(Protocol):
 
     Attributes:
         url: its URL.
+        dialect: what its database's SQL is called: ``"sqlite"``, ``"postgresql"``.
         archive: where histories that left the log are.
     """
 
     url: str
+    dialect: str
     archive: Archive
 
     def open(self, statements: Sequence[str]) -> None:

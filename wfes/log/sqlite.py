@@ -72,6 +72,7 @@ class SQLiteWrite:
 
     def __init__(self, url: str, connection: sqlite3.Connection, topics: set[str], others: bool) -> None:
         self.others = others
+        self.broken = False
         self._url = url
         self._topics = topics
         self._new_topics: set[str] = set()
@@ -189,6 +190,7 @@ class SQLiteLog(SQLiteApplicationRecorder):
     def __init__(self, path: str | Path, url: str | None = None) -> None:
         self.path = Path(path).absolute()
         self.url = url or f"sqlite:///{self.path}"
+        self.dialect = "sqlite"
         self.archive: Archive = FileArchive(self.path.with_name(f"{self.path.name}.archive"))
         self._name = f"file:{quote(str(self.path))}"
         super().__init__(_Datastore(self._name), "wfes_events")

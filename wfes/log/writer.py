@@ -333,7 +333,7 @@ class Writer:
             except LogUnavailable:
                 raise
             except Exception as error:
-                if transaction.appended != before:
+                if transaction.appended != before or transaction.write.broken:
                     raise _Culprit(taken, error) from error
                 results.append((member, None, error))
         return results

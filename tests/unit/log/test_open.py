@@ -42,7 +42,7 @@ def test_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("mysql://host/db", "accepted are"),
         ("sqlite://shop.db", "names a host"),
         ("sqlite:///a%00b", "NUL"),
-        ("postgresql://me:secret@host/db", "no PostgreSQL adapter"),
+        ("postgresql://me:secret@host/db?nonsense=1", "no PostgreSQL URL"),
     ],
 )
 def test_what_is_no_url_is_refused(url: str, says: str) -> None:

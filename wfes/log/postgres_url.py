@@ -1,0 +1,79 @@
+"""What a PostgreSQL URL says: how to connect, in which schema the tables are, where archives go.
+
+Everything that libpq knows may stand in it (``sslmode``, several hosts, ``connect_timeout``, …); ``schema`` and
+``archive`` are the log's own.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from wfes.errors import LogUnavailable
+
+_SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}\Z")
+_DEFAULTS: dict[str, Any] = {
+    "application_name": "wfes",
+    "connect_timeout": 5,
+    # A server whose machine is gone is noticed within 15 s, while it is waited for or written to.
+    "keepalives_idle": 5,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 15_000,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a log is.
+
+    Attributes:
+        connect: what `psycopg.connect` is given.
+        schema: where its tables are; None: where the database's own search path leads.
+        archive: the folder of its archives.
+    """
+
+    connect: dict[str, Any]
+    schema: str | None
+    archive: Path
+
+
+def place(url: str) -> Place:
+    """What a URL says.
+
+    Raises:
+        ValueError: it cannot be read, naming it without its password.
+    """
+    hidden = LogUnavailable(url, "").url
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ValueError(f"{hidden!r} is no PostgreSQL URL: {error}") from None
+    own: dict[str, str] = {}
+    rest: list[tuple[str, str]] = []
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name in ("schema", "archive"):
+            own[name] = value
+        else:
+            rest.append((name, value))
+    schema = own.get("schema")
+    if schema is not None and not _SCHEMA.match(schema):
+        raise ValueError(
+            f"{hidden!r}: schema is {schema!r}; it must be lower-case letters, digits and underscores, at most 63"
+        )
+    try:
+        connect: dict[str, Any] = dict(conninfo_to_dict(parts._replace(query=urlencode(rest)).geturl()))
+    except (psycopg.Error, ValueError) as error:
+        raise ValueError(f"{hidden!r} is no PostgreSQL URL: {str(error).strip()}") from None
+    if schema is not None:
+        given = connect.get("options")
+        connect["options"] = f"{given} -csearch_path={schema}" if given else f"-csearch_path={schema}"
+    name = connect.get("dbname") or connect.get("user") or "wfes"
+    archive = own.get("archive") or f"{name}{f'.{schema}' if schema else ''}.archive"
+    return Place(_DEFAULTS | connect, schema, Path(archive).absolute())

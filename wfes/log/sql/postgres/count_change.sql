@@ -1,0 +1,1 @@
+UPDATE wfes_head SET changes = changes + 1

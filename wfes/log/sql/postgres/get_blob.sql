@@ -1,0 +1,1 @@
+SELECT content FROM wfes_blobs WHERE sha256 = %s

@@ -1,0 +1,1 @@
+SELECT value FROM wfes_meta WHERE name = %s

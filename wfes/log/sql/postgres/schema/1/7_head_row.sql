@@ -1,0 +1,1 @@
+INSERT INTO wfes_head (position, changes) VALUES (0, 0)

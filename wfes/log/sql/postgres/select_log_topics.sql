@@ -1,0 +1,7 @@
+SELECT originator_id, originator_version, topic, state, notification_id
+FROM wfes_events
+WHERE notification_id >= %(start)s
+  AND notification_id <= %(stop)s
+  AND topic = ANY(%(topics)s::text[])
+ORDER BY notification_id
+LIMIT %(limit)s
