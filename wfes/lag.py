@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from wfes.errors import LogUnavailable
 from wfes.log.application import decode
 from wfes.log.port import Log
 from wfes.registration import bundled, own_inline, state_projections
@@ -24,6 +25,7 @@ _STATE = "state"
 _INLINE = "inline"
 _FOLLOWING = "following"
 _UNKNOWN = "unknown"
+_UNAVAILABLE = "unavailable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +59,18 @@ def statuses(log: Log, known: Iterable[Known], own: Store, now: int) -> list[Pro
     listed: set[str] = set()
     for each in known:
         there = entries
+        url = each.store.url if each.apart else None
         if each.apart:
-            with each.store.snapshot() as view:
-                there = {entry.name: entry for entry in registry.entries(view.query)}
+            try:
+                with each.store.snapshot() as view:
+                    there = {entry.name: entry for entry in registry.entries(view.query)}
+            except LogUnavailable as error:
+                # It says so itself; the others are none the worse for it.
+                found.append(_unavailable(each.projection, error, head, url))
+                continue
         else:
             listed.add(each.projection.name)
         entry = there.get(each.projection.name) or Entry(each.projection.name, 0, 0, BUILDING)
-        url = each.store.url if each.apart else None
         found.append(_event_status(log, each.projection, entry, there, head, now, url))
     ours = {projection.name: projection for projection in own_inline()}
     ours.update({name: made() for name, made in bundled().items()})
@@ -103,21 +110,41 @@ def _event_status(
 ) -> ProjectionStatus:
     topics: Sequence[str] = () if projection is None else projection.topics
     position = entry.position or 0
+    build = entries.get(entry.name + NEXT)
+    # Where the rows of a new version cannot be made, nobody keeps the old ones up to date either.
+    halted = build if build is not None and build.status == STOPPED else entry
     lag, seconds = _lag(log, topics, position, head, now)
     kind = _UNKNOWN if projection is None else _INLINE if projection.inline else _FOLLOWING
     return ProjectionStatus(
         name=entry.name,
         version=entry.version,
         kind=kind,
-        status=entry.status,
+        status=halted.status,
         position=head if lag == 0 and kind == _INLINE else position,
         head=head,
         lag=lag,
         lag_seconds=seconds,
-        building=_part(entries.get(entry.name + NEXT), head),
-        error=entry.error,
-        error_position=entry.error_position,
-        error_at=moment(entry.updated_at) if entry.status == STOPPED else None,
+        building=_part(build, head),
+        error=halted.error,
+        error_position=halted.error_position,
+        error_at=moment(halted.updated_at) if halted.status == STOPPED else None,
+        url=url,
+    )
+
+
+def _unavailable(
+    projection: Projection, error: LogUnavailable, head: int, url: str | None
+) -> ProjectionStatus:
+    return ProjectionStatus(
+        name=projection.name,
+        version=projection.version,
+        kind=_FOLLOWING,
+        status=_UNAVAILABLE,
+        position=0,
+        head=head,
+        lag=head,
+        lag_seconds=0.0,
+        error=str(error),
         url=url,
     )
 

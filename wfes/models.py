@@ -383,8 +383,8 @@ class Models:
                     entry = await asyncio.to_thread(self.current, follow)
                 if entry is not None and (entry.position or 0) >= position:
                     return
-                if entry is not None and entry.status == STOPPED and follow.mode not in (NEW, FOLLOWING):
-                    raise ProjectionStopped(entry.name, entry.error_position, entry.error)
+                if follow.mode not in (NEW, FOLLOWING):
+                    await asyncio.to_thread(self._raise_stopped, follow, entry)
                 self._following.want(follow, position)
                 if not await self._changed(follow, pulse, until):
                     raise self._too_late(follow, entry, position, until)
@@ -392,11 +392,23 @@ class Models:
     def _too_late(self, follow: Follow, entry: Entry | None, position: int, until: Deadline) -> TimeoutError:
         assert self._following is not None
         state = follow.mode if entry is None else entry.status
+        version = follow.projection.version
+        if entry is not None and entry.version != version:
+            state += f" with rows of version {entry.version}, where this program has version {version}"
         return TimeoutError(
             f"projection {follow.projection.name!r} did not reach position {position} within {until.seconds:g}s; it is "
             f"{state}, at {0 if entry is None else entry.position}, and the log is at {self._following.head}"
             + (f": {follow.trouble}" if follow.trouble else "")
         )
+
+    def _raise_stopped(self, follow: Follow, entry: Entry | None) -> None:
+        """Raises if a handler stopped these rows, or those that are to replace them. From a thread."""
+        name = follow.projection.name
+        if entry is not None and entry.version < follow.projection.version:
+            with follow.store.snapshot() as view:
+                entry = registry.find(view.query, name + NEXT)
+        if entry is not None and entry.status == STOPPED:
+            raise ProjectionStopped(name, entry.error_position, entry.error)
 
     def current(self, follow: Follow) -> Entry | None:
         """What the rows are of by now. From any thread but the loop's."""

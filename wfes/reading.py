@@ -162,7 +162,7 @@ class Reading:
     async def _reached(self, position: int | None) -> None:
         self._parts.check_open()
         if position is not None:
-            await self._parts.here(self._parts.reached(checked_position(position)))
+            await self._parts.here(self._parts.reached(checked_position(position, "at_least")))
 
     def events(
         self, after: int | None = None, topics: Iterable[str] | str | None = None

@@ -60,7 +60,7 @@ class ReadModels:
                 "that is marked with @query"
             )
         self._parts.check_open()
-        wanted = None if at_least is None else checked_position(at_least)
+        wanted = None if at_least is None else checked_position(at_least, "at_least")
         seconds = None if timeout is None else durations.micros(timeout, "timeout") / durations.SECOND
         return await self._parts.here(self._parts.models.ask(question, wanted, seconds))
 

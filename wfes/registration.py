@@ -49,7 +49,7 @@ def checked_projections(given: object) -> dict[str, Projection]:
 
 def _projection(given: object) -> Projection:
     if inspect.isclass(given) and issubclass(given, Projection):
-        return given()
+        given = given()
     if not isinstance(given, Projection):
         raise TypeError(
             f"projections holds {shown(given)}, which is no projection; it must be a class such as "

@@ -39,8 +39,12 @@ def checked_topics(topics: Iterable[str] | str | None) -> tuple[str, ...]:
     return names
 
 
-def checked_position(after: object) -> int:
+def checked_position(after: object, name: str = "after") -> int:
     """A position of the log; None is its beginning.
+
+    Args:
+        after: what was given.
+        name: of the parameter it was given as.
 
     Raises:
         TypeError: It is no whole number.
@@ -49,9 +53,9 @@ def checked_position(after: object) -> int:
     if after is None:
         return 0
     if isinstance(after, bool) or not isinstance(after, int):
-        raise TypeError(f"after is {shown(after)}; it must be a position of the log, a whole number")
+        raise TypeError(f"{name} is {shown(after)}; it must be a position of the log, a whole number")
     if after < 0:
-        raise ValueError(f"after is {after!r}; it must not be negative")
+        raise ValueError(f"{name} is {after!r}; it must not be negative")
     return after
 
 

@@ -197,7 +197,9 @@ class ProjectionStatus:
     Attributes:
         name, version: The projection, and the version that its rows are of.
         kind: `"following"`, `"inline"`, or `"state"` for the engine's own that are a function of instances' states.
-        status: `"live"`; `"building"`: made for the first time, or anew beside the old rows; `"stopped"`: a handler raised.
+        status: `"live"`; `"building"`: made for the first time, or anew beside the old rows; `"stopped"`: a handler
+            raised, of these rows or of those that are to replace them; `"unavailable"`: the database of its rows
+            cannot be read.
         position: Every event up to this log position is in the rows.
         head: The newest position of the log.
         lag: Events of the log that it is behind; 0 where none of them concerns it.

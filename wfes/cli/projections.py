@@ -20,7 +20,7 @@ from wfes.engine import Engine
 from wfes.subscription.check import CheckReport
 from wfes.views import ProjectionStatus
 
-_STYLES = {"live": "good", "building": "busy", "stopped": "bad"}
+_STYLES = {"live": "good", "building": "busy", "stopped": "bad", "unavailable": "bad"}
 _BAR_CHARS = 30
 
 module_option = click.option(
@@ -74,6 +74,8 @@ def _lag(status: ProjectionStatus) -> str:
 
 
 def _note(status: ProjectionStatus) -> Part:
+    if status.error is not None and status.error_position is None:
+        return (status.error, "bad")
     if status.error is not None:
         return (f"at {status.error_position}: {status.error}", "bad")
     if status.building is not None:

@@ -31,6 +31,7 @@ from wfes.subscription.projection import Projection
 from wfes.subscription.registry import BUILDING, LIVE, STOPPED, Entry
 from wfes.subscription.runner import Around, Failure, Runner
 from wfes.subscription.stores import Overtaken, Store, Target
+from wfes.subscription.swap import table_exists
 
 logger = logging.getLogger("wfes.projections")
 
@@ -195,11 +196,12 @@ class Follow:
         behind = runner.position > self.entry_position
         waited_for = self.entry_position < min(self.wanted, runner.position)
         idle = time.monotonic() - self._written_at
+        moved = False
         if runner.pending or runner.failure or waited_for or (behind and idle >= CHECKPOINT_SECONDS):
             runner.write(LIVE if runner.entry.status == BUILDING and not more else None)
             self._written_at = time.monotonic()
             self.entry = runner.entry
-            follower.told()
+            moved = True
         elif behind:
             self._due = self._written_at + CHECKPOINT_SECONDS
         if runner.failure is not None:
@@ -209,6 +211,8 @@ class Follow:
         elif self.projection.inline and not runner.pending and follower.join(self):
             self.mode = JOINED
             self._runner = None
+            moved = True
+        if moved:
             follower.told()
 
     def _halt(self, failure: Failure) -> None:
@@ -297,6 +301,11 @@ def created(target: Target, follow: Follow, now: int) -> Entry:
     if found is not None:
         return found
     for row in projection.tables:
+        if table_exists(target.query, follow.store.dialect, row.table.name):
+            raise ValueError(
+                f"{follow.store.url} has a table {row.table.name!r} already, which is not one of projection "
+                f"{projection.name!r}; give the projection's table another name"
+            )
         for sql in row.table.create(follow.store.dialect, label="_1"):
             target.query(sql)
     entry = Entry(projection.name, projection.version, 0, BUILDING, updated_at=now)

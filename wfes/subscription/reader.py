@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from wfes.subscription.table import Row, Stored, Table, encoded
 
 R = TypeVar("R", bound=Row)
+
+_READS = re.compile(r"\s*(select|with|values)\b", re.IGNORECASE)
+_PLACE = re.compile(r"\{([A-Za-z_]\w*)\}")
 
 Read = Callable[[str, Sequence[object] | Mapping[str, object]], Sequence[tuple[Any, ...]]]
 """Runs one statement; ``?`` or ``:name`` for parameters."""
@@ -87,11 +91,19 @@ class Reader:
 
         Raises:
             KeyError: The projection has no table of that name.
+            ValueError: The statement does more than read.
         """
-        names = {name: name + self._suffix for name in self._tables}
-        return self._read(
-            statement.format_map(names), {name: encoded(value) for name, value in params.items()}
-        )
+        if not _READS.match(statement):
+            raise ValueError(f"a query only reads: {statement[:80]!r} must be a SELECT")
+
+        def named(found: re.Match[str]) -> str:
+            name = found[1]
+            if name not in self._tables:
+                raise KeyError(f"the projection has no table {name!r}; it has {', '.join(self._tables)}")
+            return name + self._suffix
+
+        values = {name: encoded(value) for name, value in params.items()}
+        return self._read(_PLACE.sub(named, statement), values)
 
     def _table(self, row: type[Row]) -> Table:
         table = row.table

@@ -1,0 +1,189 @@
+"""What goes wrong around projections is told for what it is, and spoils nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wfes import (
+    Engine,
+    Projection,
+    ProjectionEvent,
+    ProjectionStatus,
+    ProjectionStopped,
+    Reader,
+    Row,
+    Rows,
+    Step,
+    on,
+    query,
+    workflow,
+)
+
+
+@workflow
+async def work(number: int, step: Step) -> int:
+    return number
+
+
+class Done(Row, table="done", key="instance"):
+    instance: str
+    number: int = 0
+
+
+class Doing(Projection):
+    name = "doing"
+    tables = (Done,)
+
+    @on("WorkflowCompleted")
+    def completed(self, event: ProjectionEvent, rows: Rows) -> None:
+        rows.put(Done(event.instance, event.data["output"]))
+
+    @query
+    def count(self, rows: Reader) -> int:
+        return rows.count(Done)
+
+    @query
+    def clearing(self, rows: Reader) -> Any:
+        return rows.sql(" DELETE FROM {done}")
+
+    @query
+    def wrong(self, rows: Reader) -> Any:
+        return rows.sql("SELECT * FROM {gone}")
+
+    @query
+    def braces(self, rows: Reader) -> Any:
+        return rows.sql("SELECT '{}', '{\"a\": 1}', count(*) FROM {done}")
+
+
+class Second(Doing):
+    name = "doing"
+    version = 2
+
+
+class Failing(Doing):
+    name = "doing"
+    version = 3
+
+    @on("WorkflowCompleted")
+    def completed(self, event: ProjectionEvent, rows: Rows) -> None:
+        raise LookupError("not in version 3")
+
+
+async def session(url: str, projection: type[Projection], count: int = 1) -> None:
+    """An engine that has this projection, and one more instance."""
+    async with Engine(url, workflows=[work], projections=[projection]) as engine:
+        await (await work.start(1)).result()
+        assert (await engine.query(Doing.count(), at_least=await engine.position())).value == count
+
+
+async def status_of(engine: Engine, name: str) -> ProjectionStatus:
+    return {status.name: status for status in await engine.projections()}[name]
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/log.db"
+
+
+def test_a_query_only_reads_and_names_its_tables(url: str) -> None:
+    async def main() -> None:
+        await session(url, Doing)
+        async with Engine(url, projections=[Doing]) as engine:
+            with pytest.raises(
+                ValueError, match=r"a query only reads: ' DELETE FROM \{done\}' must be a SELECT"
+            ):
+                await engine.query(Doing.clearing())
+            with pytest.raises(KeyError, match="no table 'gone'; it has done"):
+                await engine.query(Doing.wrong())
+            assert (await engine.query(Doing.braces())).value == [("{}", '{"a": 1}', 1)]
+            with pytest.raises(ValueError, match="at_least is -1"):
+                await engine.query(Doing.count(), at_least=-1)
+
+    asyncio.run(main())
+
+
+def test_a_new_version_that_cannot_be_built_is_said_to_be_stopped(url: str) -> None:
+    """The old rows still answer; whoever waits for more is told why there is none, at once."""
+
+    async def main() -> None:
+        await session(url, Doing)
+        async with Engine(url, workflows=[work], projections=[Failing]) as engine:
+            await (await work.start(1)).result()
+            with pytest.raises(ProjectionStopped, match="LookupError: not in version 3"):
+                await engine.query(Failing.count(), at_least=await engine.position())
+            assert (await engine.query(Failing.count())).value == 1
+            status = await status_of(engine, "doing")
+            assert (status.version, status.status, status.error_position) == (
+                1,
+                "stopped",
+                status.error_position,
+            )
+            assert "not in version 3" in (status.error or "")
+            assert status.error_at is not None
+
+    asyncio.run(main())
+
+
+def test_rows_of_a_newer_version_are_named_where_they_stay_behind(url: str) -> None:
+    async def main() -> None:
+        await session(url, Second)
+        async with Engine(url, workflows=[work], projections=[Doing]) as engine:
+            await (await work.start(1)).result()
+            with pytest.raises(TimeoutError, match="rows of version 2, where this program has version 1"):
+                await engine.query(Doing.count(), at_least=await engine.position(), timeout=0.1)
+
+    asyncio.run(main())
+
+
+def test_a_table_of_somebody_else_is_left_alone(url: str, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "log.db") as mine:
+        mine.execute("CREATE TABLE done (instance TEXT PRIMARY KEY, number INTEGER)")
+        mine.execute("INSERT INTO done VALUES ('precious', 1)")
+    mine.close()
+
+    async def main() -> None:
+        async with Engine(url, workflows=[work], projections=[Doing]) as engine:
+            with pytest.raises(
+                ValueError, match="has a table 'done' already, which is not one of projection 'doing'"
+            ):
+                await engine.query(Doing.count())
+
+    asyncio.run(main())
+    with sqlite3.connect(tmp_path / "log.db") as mine:
+        assert mine.execute("SELECT * FROM done").fetchall() == [("precious", 1)]
+    mine.close()
+
+
+def test_a_database_that_is_away_keeps_the_status_of_no_other(url: str, tmp_path: Path) -> None:
+    class Other(Row, table="others", key="instance"):
+        instance: str
+
+    class Here(Projection):
+        name = "here"
+        tables = (Other,)
+
+        @on("WorkflowCompleted")
+        def completed(self, event: ProjectionEvent, rows: Rows) -> None:
+            rows.put(Other(event.instance))
+
+    async def main() -> None:
+        away = Doing(url=f"sqlite:///{tmp_path}/no/such/rows.db")
+        async with Engine(url, projections=[away, Here]) as engine:
+            status = await status_of(engine, "doing")
+            assert status.status == "unavailable"
+            assert "no/such' does not exist" in (status.error or "")
+            assert (await status_of(engine, "here")).status in ("building", "live")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("url", ["postgresql://x", "sqlite://", "reports.db"])
+def test_a_database_that_a_class_names_is_checked_as_well(url: str) -> None:
+    given = type("Elsewhere", (Doing,), {"name": "doing", "url": url})
+    with pytest.raises(ValueError, match="is no projection's url; accepted are"):
+        Engine("sqlite://", projections=[given])
