@@ -150,7 +150,8 @@ class VirtualClock:
         """Awaits something, and moves the clock to whatever is due next each time everything has settled.
 
         Args:
-            awaitable: such as `run.result()`.
+            awaitable: such as `run.result()`. Where a schedule ticks something is always due: then it is waited for
+                until it is done, however late.
 
         Raises:
             TimeoutError: everything has settled, nothing is due any more, and it is still not done.

@@ -1,6 +1,6 @@
 """Commands on schedules: definitions, due ticks, pauses, triggers, backfills.
 
-Each reads the schedule's row inside the writer's transaction, decides by ``wfes.core.schedules`` and appends to the
+Each reads the schedule's row inside the writer's transaction, decides by ``wfes.core.ticking`` and appends to the
 schedule's stream; an instance that a tick starts is started in that very transaction. So however many engines find a
 tick due at the same time, the first transaction decides it, and the others find the cursor behind it.
 
@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from wfes.core import decide
+from wfes.core import decide, ticking
 from wfes.core import events as e
 from wfes.core import schedules as core
 from wfes.core.codec import Json
-from wfes.core.schedules import ALL, BATCH_MAX, Definition, Missed, ScheduleState
+from wfes.core.schedules import ALL, Definition, Missed, ScheduleState
 from wfes.core.state import ACTIVE
+from wfes.core.ticking import BATCH_MAX
 from wfes.errors import DuplicateSchedule, UnknownSchedule, WfesError
 from wfes.log.port import Tx
 from wfes.runtime.commands import Start
@@ -114,7 +115,7 @@ class DefineSchedules:
             former, new = state.definition, one.definition
             moved = (former.cron, former.timezone) != (new.cron, new.timezone)
             missed = _missed(state, tx.now) if moved and not state.removed else None
-            events = core.decide_definition(state, new, missed, tx.now)
+            events = ticking.decide_definition(state, new, missed, tx.now)
             if events:
                 for digest, content in one.blobs:
                     tx.put_blob(digest, content)
@@ -131,7 +132,7 @@ class DefineSchedules:
                 if state is None:
                     continue
                 missed = _missed(state, tx.now)
-                events = core.decide_removal(state, missed, tx.now, reason="no longer declared")
+                events = ticking.decide_removal(state, missed, tx.now, reason="no longer declared")
                 if events:
                     tx.append(schedule_stream(state.name), events)
                     removed.append(state.name)
@@ -178,20 +179,22 @@ class _Turn:
         first = self._ticks.next(state.cursor)
         if first is None or first.at > now:
             return
-        horizon = core.horizon(state, now)
+        horizon = ticking.horizon(state, now)
         missed, latest = self._ticks.missed(state.cursor, horizon - 1) if first.at < horizon else (None, None)
         cursor = max(state.cursor, (horizon - 1, ALL))
         due = list(itertools.islice(self._ticks.upto(cursor, now), self.room))
         looked_at = [*due, *([missed.last] if missed is not None else [])]
         present = self._present([*looked_at, *state.queue[: self.room]])
         self._take(
-            core.decide_due(state, missed, latest, due, now, ended=self._ended_ones(), present=present)
+            ticking.decide_due(state, missed, latest, due, now, ended=self._ended_ones(), present=present)
         )
 
     def queued(self) -> None:
         """Queued ticks."""
         present = self._present(self._state.queue[: self.room])
-        self._take(core.decide_queued(self._state, self._tx.now, ended=self._ended_ones(), present=present))
+        self._take(
+            ticking.decide_queued(self._state, self._tx.now, ended=self._ended_ones(), present=present)
+        )
 
     def backfill(self) -> None:
         """The next ticks of the first backfill."""
@@ -199,7 +202,7 @@ class _Turn:
         found = list(itertools.islice(self._ticks.upto(backfill.cursor, backfill.end), self.room + 1))
         ticks, more = found[: self.room], len(found) > self.room
         self._take(
-            core.decide_backfill(
+            ticking.decide_backfill(
                 self._state,
                 ticks,
                 more,
@@ -312,7 +315,7 @@ class PauseSchedule(_Asked):
 
     def run(self, tx: Tx) -> Json:
         state = self.find(tx)
-        events = core.decide_pause(state, tx.now, reason=self.reason, actor=self.actor, cause=self.cause)
+        events = ticking.decide_pause(state, tx.now, reason=self.reason, actor=self.actor, cause=self.cause)
         return self.answer(tx, state, events)
 
 
@@ -323,7 +326,7 @@ class ResumeSchedule(_Asked):
     def run(self, tx: Tx) -> Json:
         state = self.find(tx)
         missed = _missed(state, tx.now) if state.paused else None
-        events = core.decide_resume(state, missed, tx.now, actor=self.actor, cause=self.cause)
+        events = ticking.decide_resume(state, missed, tx.now, actor=self.actor, cause=self.cause)
         return self.answer(tx, state, events)
 
 
@@ -335,7 +338,7 @@ class RemoveSchedule(_Asked):
 
     def run(self, tx: Tx) -> Json:
         state = self.find(tx)
-        events = core.decide_removal(
+        events = ticking.decide_removal(
             state, _missed(state, tx.now), tx.now, reason=self.reason, actor=self.actor, cause=self.cause
         )
         return self.answer(tx, state, events)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from wfes.core import events as e
 from wfes.core import schedules as core
+from wfes.core import ticking
 from wfes.core.durations import DAY, HOUR, MINUTE, SECOND
 from wfes.core.ids import check_id
 from wfes.core.schedules import ALL, Definition, ScheduleState, Tick
@@ -308,7 +309,7 @@ def test_queue_starts_one_after_another_in_order() -> None:
 
 
 def test_a_full_queue_skips(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core, "QUEUE_MAX", 2)
+    monkeypatch.setattr(ticking, "QUEUE_MAX", 2)
     log = log_with(overlap="queue")
     for _ in range(5):
         log.time += MINUTE
@@ -375,7 +376,7 @@ def test_years_without_an_engine_are_one_event() -> None:
 def test_a_long_catch_up_comes_in_bounded_transactions() -> None:
     log = log_with(overlap="allow", catch_up=DAY)
     log.time += 10 * HOUR
-    assert Advance("job").run(log)["appended"] == core.BATCH_MAX
+    assert Advance("job").run(log)["appended"] == ticking.BATCH_MAX
     log.advance()
     assert log.started() == [minute(number) for number in range(1, 601)]
     check(log)
@@ -484,7 +485,7 @@ def test_a_backfill_runs_one_after_another_and_leaves_ticks_their_turn() -> None
 def test_a_huge_backfill_comes_in_bounded_transactions() -> None:
     log = log_with(overlap="allow")
     BackfillSchedule(schedule="job", start=START - 500 * MINUTE, end=START - MINUTE).run(log)
-    assert Advance("job").run(log)["appended"] == core.BATCH_MAX
+    assert Advance("job").run(log)["appended"] == ticking.BATCH_MAX
     log.advance()
     assert len(log.started("backfill")) == 500
     BackfillSchedule(schedule="job", start=START - 600 * MINUTE, end=START - MINUTE).run(log)
