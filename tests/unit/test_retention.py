@@ -22,11 +22,18 @@ from wfes import (
     InstanceEnded,
     InstanceExists,
     LogUnavailable,
+    Projection,
+    ProjectionEvent,
     Pruned,
+    Reader,
+    Row,
+    Rows,
     Status,
     Step,
     Workflow,
     WorkflowFailed,
+    on,
+    query,
     testing,
     workflow,
 )
@@ -506,6 +513,47 @@ def test_who_hears_only_of_the_archiving_looks() -> None:
         assert await waiter == stone
         ends.tell([Recorded("y", 2, WorkflowCompleted(at=1), 6), Recorded("y", 3, stone, 7)], 7)
         assert isinstance(ends.known("y"), WorkflowCompleted)
+
+    asyncio.run(main())
+
+
+class Over(Row, table="over", key="instance"):
+    """Which instances have ended, and where in the log."""
+
+    instance: str
+    position: int = 0
+
+
+class EndsInOrder(Projection):
+    """A projection in the append's own transaction."""
+
+    name = "over"
+    version = 1
+    inline = True
+    tables = (Over,)
+
+    @on("WorkflowCompleted")
+    def completed(self, event: ProjectionEvent, rows: Rows) -> None:
+        rows.put(Over(instance=event.instance, position=event.position))
+
+    @query
+    def all(self, rows: Reader) -> list[str]:
+        return [row.instance for row in rows.select(Over, order="position")]
+
+
+def test_an_inline_projection_makes_up_for_what_was_archived_meanwhile(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path, projections=[EndsInOrder]) as env:
+            await made(env, forever, 1, 2)
+        async with opened(tmp_path) as env:
+            await made(env, forever, 3, 4)
+            await env.engine.prune(older_than=0)
+        async with opened(tmp_path, projections=[EndsInOrder]) as env:
+            await made(env, forever, 5)
+            head = env.engine._log.max_notification_id()
+            answer = await env.engine.query(EndsInOrder.all(), at_least=head)
+            assert answer.value == [f"forever-{number}" for number in (1, 2, 3, 4, 5)]
+            assert answer.position >= head
 
     asyncio.run(main())
 

@@ -26,7 +26,8 @@ PAGE = 5_000
 """Events of the log read at once."""
 
 TOPIC = HistoryArchived.topic
-_MISSED = "SELECT 1 FROM wfes_archived WHERE last_position > ? LIMIT 1"
+MISSED = "SELECT 1 FROM wfes_archived WHERE last_position > ? LIMIT 1"
+"""Whether some events behind a position have left the log; inside a transaction, else `missed`."""
 
 logger = logging.getLogger("wfes.log")
 
@@ -88,7 +89,7 @@ def missed(log: Log, after: int) -> bool:
 
     To be asked *after* reading what stands there: who then hears that none have, has missed none.
     """
-    return bool(log.read(_MISSED, (after,)))
+    return bool(log.read(MISSED, (after,)))
 
 
 def whole_log(

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any, cast
 
 from eventsourcing.persistence import Notification
@@ -22,6 +23,7 @@ from eventsourcing.persistence import Notification
 from wfes.core.events import CATALOGUE, Event, Recorded, WorkflowStarted
 from wfes.errors import LogUnavailable, NewerRelease
 from wfes.log.application import decode
+from wfes.log.archived import MISSED, missed, whole_log
 from wfes.log.event_rows import Ground
 from wfes.log.port import Log, Tx
 from wfes.log.rows import OWN
@@ -196,7 +198,9 @@ class InlineProjections:
             active = self._active.get(projection.name)
             known = active if active is not None and active.noted == entry else None
             done = (entry.position or 0) if known is None else known.done
-            if log.select_notifications(done, 1, topics=projection.topics, inclusive_of_start=False):
+            if log.select_notifications(
+                done, 1, topics=projection.topics, inclusive_of_start=False
+            ) or missed(log, done):
                 return True
             if known is not None:
                 known.done = max(done, head)
@@ -266,6 +270,8 @@ class InlineProjections:
         if write.head <= done:
             return ()
         own = projection.name.startswith(ENGINES_OWN)
+        if not own and write.query(MISSED, (done,)):
+            return None  # what has left the log for the archives is read by a follower
         if done >= seen:
             missing = [each for each in news if each.id > done and projection.handles(each.topic)]
         elif own:
@@ -373,6 +379,8 @@ def reflected(log: Log, projection: Projection, entry: Entry, head: int) -> int:
     if head <= position or not _usable(projection, entry):
         return position
     found = log.select_notifications(position, 1, head, projection.topics, inclusive_of_start=False)
+    if missed(log, position):
+        found = list(islice(whole_log(log, position, projection.topics, upto=head), 1))
     return found[0].id - 1 if found else head
 
 
