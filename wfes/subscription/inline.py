@@ -201,6 +201,8 @@ class InlineProjections:
             if log.select_notifications(
                 done, 1, topics=projection.topics, inclusive_of_start=False
             ) or missed(log, done):
+                # The news are no news to the transaction that is made now, which has to look all the same.
+                self.doubtful = True
                 return True
             if known is not None:
                 known.done = max(done, head)
