@@ -15,7 +15,7 @@ from wfes.registration import bundled, own_inline, state_projections
 from wfes.subscription import registry
 from wfes.subscription.projection import Projection
 from wfes.subscription.registry import BUILDING, STOPPED, Entry
-from wfes.subscription.stores import Store
+from wfes.subscription.stores import Store, path_of
 from wfes.subscription.table import NEXT
 from wfes.views import ProjectionStatus, moment
 
@@ -26,6 +26,7 @@ _INLINE = "inline"
 _FOLLOWING = "following"
 _UNKNOWN = "unknown"
 _UNAVAILABLE = "unavailable"
+_ABSENT = "absent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +37,13 @@ class Known:
         projection: the projection.
         store: its database.
         apart: that is not the log's own.
+        followed: by this engine, which then makes its rows; else looking must not even make the database.
     """
 
     projection: Projection
     store: Store
     apart: bool
+    followed: bool = True
 
 
 def statuses(log: Log, known: Iterable[Known], own: Store, now: int) -> list[ProjectionStatus]:
@@ -60,17 +63,21 @@ def statuses(log: Log, known: Iterable[Known], own: Store, now: int) -> list[Pro
     for each in known:
         there = entries
         url = each.store.url if each.apart else None
+        if each.apart and not each.followed and not path_of(url).exists():
+            found.append(_without_rows(each.projection, _ABSENT, head, url))
+            continue
         if each.apart:
             try:
                 with each.store.snapshot() as view:
                     there = {entry.name: entry for entry in registry.entries(view.query)}
             except LogUnavailable as error:
                 # It says so itself; the others are none the worse for it.
-                found.append(_unavailable(each.projection, error, head, url))
+                found.append(_without_rows(each.projection, _UNAVAILABLE, head, url, str(error)))
                 continue
         else:
             listed.add(each.projection.name)
-        entry = there.get(each.projection.name) or Entry(each.projection.name, 0, 0, BUILDING)
+        status = BUILDING if each.followed else _ABSENT
+        entry = there.get(each.projection.name) or Entry(each.projection.name, 0, 0, status)
         found.append(_event_status(log, each.projection, entry, there, head, now, url))
     ours = {projection.name: projection for projection in own_inline()}
     ours.update({name: made() for name, made in bundled().items()})
@@ -132,19 +139,19 @@ def _event_status(
     )
 
 
-def _unavailable(
-    projection: Projection, error: LogUnavailable, head: int, url: str | None
+def _without_rows(
+    projection: Projection, status: str, head: int, url: str | None, error: str | None = None
 ) -> ProjectionStatus:
     return ProjectionStatus(
         name=projection.name,
         version=projection.version,
         kind=_FOLLOWING,
-        status=_UNAVAILABLE,
+        status=status,
         position=0,
         head=head,
         lag=head,
         lag_seconds=0.0,
-        error=str(error),
+        error=error,
         url=url,
     )
 

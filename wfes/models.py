@@ -308,6 +308,10 @@ class Models:
             Known(follow.projection, follow.store, follow.store is not own)
             for follow in self._follows.values()
         ]
+        for projection in self._learned.values():
+            if projection.name not in self._follows:
+                store = self._store(projection)
+                known.append(Known(projection, store, store is not own, followed=False))
         return await asyncio.to_thread(statuses, self.log, known, own, self._now())
 
     # -- Asking ------------------------------------------------------------------------------------------------------

@@ -199,7 +199,7 @@ class ProjectionStatus:
         kind: `"following"`, `"inline"`, or `"state"` for the engine's own that are a function of instances' states.
         status: `"live"`; `"building"`: made for the first time, or anew beside the old rows; `"stopped"`: a handler
             raised, of these rows or of those that are to replace them; `"unavailable"`: the database of its rows
-            cannot be read.
+            cannot be read; `"absent"`: it has no rows yet, and this engine does not follow it.
         position: Every event up to this log position is in the rows.
         head: The newest position of the log.
         lag: Events of the log that it is behind; 0 where none of them concerns it.

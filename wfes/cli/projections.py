@@ -20,7 +20,7 @@ from wfes.engine import Engine
 from wfes.subscription.check import CheckReport
 from wfes.views import ProjectionStatus
 
-_STYLES = {"live": "good", "building": "busy", "stopped": "bad", "unavailable": "bad"}
+_STYLES = {"live": "good", "building": "busy", "stopped": "bad", "unavailable": "bad", "absent": "wait"}
 _BAR_CHARS = 30
 
 module_option = click.option(

@@ -187,3 +187,24 @@ def test_a_database_that_a_class_names_is_checked_as_well(url: str) -> None:
     given = type("Elsewhere", (Doing,), {"name": "doing", "url": url})
     with pytest.raises(ValueError, match="is no projection's url; accepted are"):
         Engine("sqlite://", projections=[given])
+
+
+def test_what_is_known_and_not_followed_is_listed_and_nothing_is_made(url: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        apart = Doing(url=f"sqlite:///{tmp_path}/rows.db")
+        async with Engine(url, workflows=[work]) as engine:
+            engine.learn_projections({"doing": apart})
+            assert (await status_of(engine, "doing")).status == "absent"
+        assert not (tmp_path / "rows.db").exists()
+        async with Engine(url, workflows=[work]) as engine:
+            engine.learn_projections({"doing": Doing()})
+            assert (await status_of(engine, "doing")).status == "absent"
+        await session(url, Doing)
+        async with Engine(url, workflows=[work]) as engine:
+            assert (await status_of(engine, "doing")).kind == "unknown"
+            engine.learn_projections({"doing": Doing()})
+            status = await status_of(engine, "doing")
+            assert (status.kind, status.status, status.lag) == ("following", "live", 0)
+            assert (await engine.check_projection("doing")).ok
+
+    asyncio.run(main())
