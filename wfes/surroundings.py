@@ -11,6 +11,7 @@ from typing import Any
 
 from wfes.core.events import Event, Recorded, WorkflowStarted
 from wfes.history import plain_data
+from wfes.log.application import decode
 from wfes.log.port import Log
 from wfes.runtime.streams import is_instance
 from wfes.runtime.values import Values
@@ -69,8 +70,13 @@ class EventSurroundings:
             )
             for id, workflow, key in found:
                 self._remember(id, workflow, key)
+            for id in {*some} - {row[0] for row in found}:
+                # Without a row of its own an instance is still known by how its history begins.
+                first = self._log.select_events(id, limit=1)
+                event: Any = decode(first[0]).event if first else None
+                self._remember(id, getattr(event, "workflow", None), getattr(event, "key", None))
 
-    def _remember(self, instance: str, workflow: str, key: str | None) -> None:
+    def _remember(self, instance: str, workflow: str | None, key: str | None) -> None:
         self._known[instance] = (workflow, key)
         if len(self._known) > KNOWN_MAX:
             self._known.popitem(last=False)

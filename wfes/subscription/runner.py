@@ -231,8 +231,10 @@ class Runner:
             return
         if found is to:
             self.written(to)
-        else:
+        elif found.updated_at == to.updated_at:
             self._found(found)
+        else:
+            raise Overtaken(found)
 
     def written(self, to: Entry) -> None:
         """The changes are in the store."""
