@@ -193,16 +193,16 @@ def test_what_is_known_and_not_followed_is_listed_and_nothing_is_made(url: str, 
     async def main() -> None:
         apart = Doing(url=f"sqlite:///{tmp_path}/rows.db")
         async with Engine(url, workflows=[work]) as engine:
-            engine.learn_projections({"doing": apart})
+            engine.learn_projections([apart])
             assert (await status_of(engine, "doing")).status == "absent"
         assert not (tmp_path / "rows.db").exists()
         async with Engine(url, workflows=[work]) as engine:
-            engine.learn_projections({"doing": Doing()})
+            engine.learn_projections([Doing])
             assert (await status_of(engine, "doing")).status == "absent"
         await session(url, Doing)
         async with Engine(url, workflows=[work]) as engine:
             assert (await status_of(engine, "doing")).kind == "unknown"
-            engine.learn_projections({"doing": Doing()})
+            engine.learn_projections([Doing])
             status = await status_of(engine, "doing")
             assert (status.kind, status.status, status.lag) == ("following", "live", 0)
             assert (await engine.check_projection("doing")).ok
