@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import orjson
-
 from wfes.core.state import InstanceState
 from wfes_projections.query import Read, Row
 
@@ -37,10 +35,10 @@ class Work:
 
 
 RUNNABLE = """SELECT id FROM wfes_work
-    WHERE workflow IN (SELECT value FROM json_each(?)) AND runnable_at <= ?
+    WHERE workflow IN ({}) AND runnable_at <= ?
     ORDER BY runnable_at LIMIT ?"""
 NEXT_DUE = """SELECT min(runnable_at) FROM wfes_work
-    WHERE workflow IN (SELECT value FROM json_each(?)) AND runnable_at > ?"""
+    WHERE workflow IN ({}) AND runnable_at > ?"""
 OWNED_BY = "SELECT id, workflow FROM wfes_work WHERE worker = ? ORDER BY id"
 OWNERS = "SELECT DISTINCT worker FROM wfes_work WHERE worker IS NOT NULL"
 UNFINISHED = "SELECT count(*) FROM wfes_work"
@@ -48,14 +46,22 @@ UNFINISHED = "SELECT count(*) FROM wfes_work"
 
 def runnable(read: Read, workflows: Sequence[str], now: int, limit: int) -> list[str]:
     """Ids of instances of these workflows that may be claimed at ``now`` (microseconds), longest due first."""
-    found = read(RUNNABLE, (orjson.dumps(list(workflows)).decode(), now, limit))
+    if not workflows:
+        return []
+    found = read(RUNNABLE.format(_marks(workflows)), (*workflows, now, limit))
     return [row[0] for row in found]
 
 
 def next_due(read: Read, workflows: Sequence[str], now: int) -> int | None:
     """The next moment after ``now`` at which one of them may be claimed, in microseconds."""
-    found = read(NEXT_DUE, (orjson.dumps(list(workflows)).decode(), now))
+    if not workflows:
+        return None
+    found = read(NEXT_DUE.format(_marks(workflows)), (*workflows, now))
     return found[0][0]  # type: ignore[no-any-return]
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ", ".join("?" * len(values))
 
 
 def owned_by(read: Read, worker: str) -> list[tuple[str, str]]:

@@ -15,8 +15,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from wfes.core import events as e
 from wfes.core.decide import Claim, decide
 from wfes.log.port import Row, Tx
@@ -33,13 +31,13 @@ TAKEOVERS_MAX = 50
 EVENTS_MAX = 20_000
 """About how many events of histories one transaction reads."""
 
-_DUE = """SELECT value, (
-        SELECT runnable_at FROM wfes_work WHERE workflow = value AND runnable_at IS NOT NULL
+_DUE = """SELECT column1, (
+        SELECT runnable_at FROM wfes_work WHERE workflow = column1 AND runnable_at IS NOT NULL
         ORDER BY runnable_at LIMIT 1
-    ) FROM json_each(?)"""
+    ) FROM (VALUES {}) AS given"""
 _RUNNABLE = """SELECT runnable_at, id FROM wfes_work WHERE workflow = ? AND runnable_at <= ?
     ORDER BY runnable_at LIMIT ?"""
-_OWNED = """SELECT id FROM wfes_work WHERE worker = ? AND workflow IN (SELECT value FROM json_each(?))
+_OWNED = """SELECT id FROM wfes_work WHERE worker = ? AND workflow IN ({})
     ORDER BY id LIMIT ?"""
 _OWNS_SOMETHING = "SELECT 1 FROM wfes_work WHERE worker = ? LIMIT 1"
 _ORPHANS = """SELECT DISTINCT worker FROM wfes_work WHERE worker IS NOT NULL
@@ -54,16 +52,22 @@ class Work:
 
     def __init__(self, workflows: Collection[str]) -> None:
         """Makes it for the workflows of these names."""
-        self._names = orjson.dumps(list(workflows)).decode()
+        self._names = list(workflows)
+        self._due_sql = _DUE.format(", ".join(["(?)"] * len(self._names)))
+        self._owned_sql = _OWNED.format(", ".join("?" * len(self._names)))
 
     def next_due(self, read: Read) -> int | None:
         """When the first instance that nobody owns may be claimed, in microseconds; perhaps a past moment."""
-        return min((due for _, due in read(_DUE, (self._names,)) if due is not None), default=None)
+        return min((due for _, due in self._due(read) if due is not None), default=None)
+
+    def _due(self, read: Read) -> list[Row]:
+        """Each workflow with when its first instance that nobody owns may be claimed."""
+        return read(self._due_sql, self._names) if self._names else []
 
     def runnable(self, read: Read, now: int, limit: int) -> list[str]:
         """Ids of the instances that may be claimed at ``now``, longest due first."""
         found: list[Row] = []
-        for workflow, due in read(_DUE, (self._names,)):
+        for workflow, due in self._due(read):
             if due is not None and due <= now:
                 found.extend(read(_RUNNABLE, (workflow, now, limit)))
         found.sort()
@@ -71,7 +75,9 @@ class Work:
 
     def owned(self, read: Read, worker: str, limit: int) -> list[str]:
         """Ids of instances of these workflows that a worker owns."""
-        return [str(id) for (id,) in read(_OWNED, (worker, self._names, limit))]
+        if not self._names:
+            return []
+        return [str(id) for (id,) in read(self._owned_sql, (worker, *self._names, limit))]
 
 
 def owns_something(read: Read, worker: str) -> bool:

@@ -24,7 +24,7 @@ from wfes.subscription.runner import Around, Failure, Runner
 from wfes.subscription.state import StateProjection
 from wfes.subscription.stores import Params, Row, Store, Target, View
 from wfes.subscription.swap import columns_of, key_of
-from wfes.subscription.table import SQLITE
+from wfes.subscription.table import DIALECTS, SQLITE
 
 T = TypeVar("T")
 
@@ -236,8 +236,9 @@ def check_states(log: Log, projection: StateProjection) -> CheckReport:
             position = go_on(position, view.position)
             report = _Report(projection.name, projection.version, position)
             name = projection.name
-            columns = columns_of(view.query, SQLITE, name)
-            report.compare(name, columns, key_of(view.query, SQLITE, name), view.query, scratch.query)
+            dialect = DIALECTS[log.dialect]
+            columns = columns_of(view.query, dialect, name)
+            report.compare(name, columns, key_of(view.query, dialect, name), view.query, scratch.query)
             return report.made()
     finally:
         scratch.close()

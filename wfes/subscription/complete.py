@@ -17,7 +17,7 @@ from wfes.subscription.buffer import Rows
 from wfes.subscription.event import ProjectionEvent, Surroundings
 from wfes.subscription.projection import Projection
 from wfes.subscription.registry import Entry
-from wfes.subscription.table import SQLITE
+from wfes.subscription.table import DIALECTS
 from wfes.subscription.tables import Tables
 
 
@@ -72,7 +72,7 @@ def _stale(query: registry.Query, projections: Sequence[Projection]) -> bool:
 def _make(log: Log, target: Target, projection: Projection, around: Surroundings, generation: int) -> None:
     for row in projection.tables:
         target.query(f"DROP TABLE IF EXISTS {row.table.name}")
-        for sql in row.table.create(SQLITE, label=f"_{generation}"):
+        for sql in row.table.create(DIALECTS[log.dialect], label=f"_{generation}"):
             target.query(sql)
     reading = Tables()
     reading.query = target.query

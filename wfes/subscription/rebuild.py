@@ -35,7 +35,7 @@ from wfes.subscription.registry import BUILDING, Entry
 from wfes.subscription.state import StateProjection
 from wfes.subscription.stores import Overtaken
 from wfes.subscription.swap import exchange, key_of, sweep_tables
-from wfes.subscription.table import NEXT, SQLITE
+from wfes.subscription.table import DIALECTS, NEXT
 
 T = TypeVar("T")
 
@@ -298,7 +298,7 @@ class StateBuild:
         if len(news) > REST_MAX + SHORT_MAX:
             return False
         folding.catch_up(target, map(decode, news), after, ground.head, ground.history)
-        exchange(target, [projection.name for projection in self._projections], SQLITE)
+        exchange(target, [projection.name for projection in self._projections], DIALECTS[self._log.dialect])
         for projection, entry in zip(self._projections, self._entries, strict=True):
             registry.remove(target.query, entry.name)
             registry.put(
@@ -335,6 +335,7 @@ class StateBuild:
             raise Cancelled
 
     def _sweep(self) -> None:
+        dialect = DIALECTS[self._log.dialect]
         with self._log.snapshot() as view:
-            keys = {each.name: key_of(view.query, SQLITE, each.name) for each in self._projections}
-        sweep_tables(self._log.read, self._writing.write, SQLITE, keys)
+            keys = {each.name: key_of(view.query, dialect, each.name) for each in self._projections}
+        sweep_tables(self._log.read, self._writing.write, dialect, keys)

@@ -32,7 +32,7 @@ from wfes.log.port import Log, Member, Tx, WriteTransaction
 from wfes.log.sqlite_errors import check_path, unavailable
 from wfes.subscription import registry
 from wfes.subscription.registry import Entry
-from wfes.subscription.table import SQLITE, Dialect
+from wfes.subscription.table import DIALECTS, SQLITE, Dialect
 
 T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
@@ -224,10 +224,9 @@ class LogStore:
         submit: puts a member into the writer's queue.
     """
 
-    dialect = SQLITE
-
     def __init__(self, log: Log, submit: Callable[[Member], None]) -> None:
         self.url = log.url
+        self.dialect = DIALECTS[log.dialect]
         self._log = log
         self._submit = submit
         self._closing = threading.Event()

@@ -113,7 +113,10 @@ def columns_of(query: registry.Query, dialect: Dialect, table: str) -> list[str]
     """The names of a table's columns, in their order."""
     if dialect.name == "sqlite":
         return [row[0] for row in query("SELECT name FROM pragma_table_info(?) ORDER BY cid", (table,))]
-    sql = "SELECT column_name FROM information_schema.columns WHERE table_name = ? ORDER BY ordinal_position"
+    sql = (
+        "SELECT column_name FROM information_schema.columns "
+        "WHERE table_schema = current_schema() AND table_name = ? ORDER BY ordinal_position"
+    )
     return [row[0] for row in query(sql, (table,))]
 
 
@@ -124,8 +127,9 @@ def key_of(query: registry.Query, dialect: Dialect, table: str) -> list[str]:
         return [row[0] for row in query(sql, (table,))]
     sql = (
         "SELECT k.column_name FROM information_schema.table_constraints c "
-        "JOIN information_schema.key_column_usage k USING (constraint_name, table_name) "
-        "WHERE c.constraint_type = 'PRIMARY KEY' AND table_name = ? ORDER BY k.ordinal_position"
+        "JOIN information_schema.key_column_usage k USING (constraint_schema, constraint_name, table_name) "
+        "WHERE constraint_schema = current_schema() AND c.constraint_type = 'PRIMARY KEY' AND table_name = ? "
+        "ORDER BY k.ordinal_position"
     )
     return [row[0] for row in query(sql, (table,))]
 
@@ -134,4 +138,5 @@ def table_exists(query: registry.Query, dialect: Dialect, table: str) -> bool:
     """Whether there is a table of this name, as a transaction or a snapshot sees it."""
     if dialect.name == "sqlite":
         return bool(query("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,)))
-    return bool(query("SELECT 1 FROM information_schema.tables WHERE table_name = ?", (table,)))
+    sql = "SELECT 1 FROM information_schema.tables WHERE table_schema = current_schema() AND table_name = ?"
+    return bool(query(sql, (table,)))

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from hashlib import sha256
 from operator import attrgetter
 from typing import Any, ClassVar, Self, Union, cast, dataclass_transform, get_args, get_origin
 
@@ -29,6 +30,7 @@ Stored = tuple[Any, ...]
 """A row, or a row's key, as its columns hold it."""
 
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,47}\Z")
+_NAME_MAX = 63
 _INTEGER_MAX = 1 << 63
 NEXT = "__next"
 """Suffix of a table that is being built to take the live one's place."""
@@ -63,6 +65,23 @@ SQLITE = Dialect(
         "json": "TEXT",
     },
 )
+POSTGRESQL = Dialect(
+    "postgresql",
+    {
+        # In the order of code points, as Python has it, whatever the database's own collation is.
+        "str": 'TEXT COLLATE "C"',
+        "int": "BIGINT",
+        "float": "DOUBLE PRECISION",
+        "bool": "SMALLINT",
+        "bytes": "BYTEA",
+        "datetime": 'TEXT COLLATE "C"',
+        "date": 'TEXT COLLATE "C"',
+        "Decimal": 'TEXT COLLATE "C"',
+        "json": "TEXT",
+    },
+)
+DIALECTS: Mapping[str, Dialect] = {given.name: given for given in (SQLITE, POSTGRESQL)}
+"""By the name that a log gives its own."""
 
 
 def _moment(value: datetime) -> str:
@@ -352,10 +371,18 @@ class Table:
             f"CREATE TABLE IF NOT EXISTS {name} ({', '.join(columns)}, PRIMARY KEY ({', '.join(self.key)}))"
         ]
         made.extend(
-            f"CREATE INDEX IF NOT EXISTS {self.name}__{'_'.join(index)}{label} ON {name} ({', '.join(index)})"
+            f"CREATE INDEX IF NOT EXISTS {self._index(index, label)} ON {name} ({', '.join(index)})"
             for index in self.indexes
         )
         return made
+
+    def _index(self, columns: Sequence[str], label: str) -> str:
+        """The name of an index; a long one is cut, and told apart by a digest, because databases cut names as well."""
+        name = f"{self.name}__{'_'.join(columns)}"
+        if len(name) + len(label) > _NAME_MAX:
+            digest = sha256(name.encode()).hexdigest()[:8]
+            name = f"{name[: _NAME_MAX - len(label) - 9]}_{digest}"
+        return name + label
 
     @property
     def _listed(self) -> str:
