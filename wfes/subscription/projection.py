@@ -9,6 +9,7 @@ Everything that can be seen to be wrong is refused when the class is made.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,8 +56,13 @@ def on(*events: str, workflow: str | Named | None = None) -> Callable[[H], H]:
 
     Raises:
         ValueError: There is no event of that name.
+        TypeError: What is marked is no plain method that takes an event and rows.
     """
     for name in events:
+        if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                f"@on takes names of events, not {name!r}: write @on('WorkflowCompleted'), or @on() for every event"
+            )
         if name not in CATALOGUE:
             raise ValueError(
                 f"@on names {name!r}, and there is no such event; the events are {', '.join(sorted(CATALOGUE))}"
@@ -65,10 +71,34 @@ def on(*events: str, workflow: str | Named | None = None) -> Callable[[H], H]:
     mark = _On(tuple(dict.fromkeys(events)), wanted)
 
     def mark_it(method: H) -> H:
+        _check_method(method, "on", ("self", "event", "rows"))
         cast(Any, method).__dict__.setdefault(_MARK, []).append(mark)
         return method
 
     return mark_it
+
+
+def _check_method(method: object, mark: str, parameters: Sequence[str]) -> None:
+    """Refuses what would do nothing when it is called, or cannot be called."""
+    name = getattr(method, "__qualname__", repr(method))
+    if not inspect.isfunction(method):
+        raise TypeError(f"@{mark} marks {name}, which is no method")
+    if (
+        inspect.iscoroutinefunction(method)
+        or inspect.isgeneratorfunction(method)
+        or inspect.isasyncgenfunction(method)
+    ):
+        raise TypeError(
+            f"@{mark} marks {name}, which is async or a generator; it must be a plain method, for nobody awaits it: "
+            "rows are read and written in memory"
+        )
+    try:
+        inspect.signature(method).bind(*parameters)
+    except TypeError as error:
+        if mark == "on" or "too many" in str(error):
+            raise TypeError(
+                f"@{mark} marks {name}, which cannot be called with {', '.join(parameters)} ({error})"
+            ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +148,7 @@ def query(method: Callable[Concatenate[Any, Reader, P], T]) -> _Query[P, T]:
     `OrdersByDay.best(3)` is then a question that `await engine.query(OrdersByDay.best(3))` answers. All that one query
     reads is of one moment.
     """
+    _check_method(method, "query", ("self", "rows"))
     return _Query(method)
 
 

@@ -307,3 +307,33 @@ def test_what_an_engine_chooses() -> None:
     assert OrdersByDay(url="sqlite:///reports.db").url == "sqlite:///reports.db"
     with pytest.raises(ValueError, match="'orders_by_day' is inline and in another database"):
         OrdersByDay(inline=True, url="sqlite:///reports.db")
+
+
+async def later(self: Any, event: ProjectionEvent, rows: Rows) -> None:
+    """Would never be awaited."""
+
+
+def one_by_one(self: Any, event: ProjectionEvent, rows: Rows) -> Any:
+    """Would never be run."""
+    yield 1
+
+
+def narrow(self: Any, event: ProjectionEvent) -> None:
+    """Has no place for rows."""
+
+
+@pytest.mark.parametrize(
+    ("mark", "marked", "message"),
+    [
+        (on("WorkflowCompleted"), later, "@on marks later, which is async"),
+        (on(), one_by_one, "@on marks one_by_one, which is async or a generator"),
+        (on(), narrow, r"@on marks narrow, which cannot be called with self, event, rows"),
+        (on, narrow, "@on takes names of events, not .*: write @on"),
+        (on(), OrdersByDay, "@on marks OrdersByDay, which is no method"),
+        (query, later, "@query marks later, which is async"),
+        (query, lambda self: 1, "@query marks .*lambda.*, which cannot be called with self, rows"),  # pyright: ignore[reportUnknownLambdaType]
+    ],
+)
+def test_what_cannot_be_run_is_refused_where_it_is_marked(mark: Any, marked: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        mark(marked)
