@@ -197,8 +197,10 @@ class Follow:
         waited_for = self.entry_position < min(self.wanted, runner.position)
         idle = time.monotonic() - self._written_at
         moved = False
-        if runner.pending or runner.failure or waited_for or (behind and idle >= CHECKPOINT_SECONDS):
-            runner.write(LIVE if runner.entry.status == BUILDING and not more else None)
+        made = runner.entry.status == BUILDING and not more and runner.failure is None
+        due = behind and idle >= CHECKPOINT_SECONDS
+        if runner.pending or runner.failure or made or waited_for or due:
+            runner.write(LIVE if made else None)
             self._written_at = time.monotonic()
             self.entry = runner.entry
             moved = True

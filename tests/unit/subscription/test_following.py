@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -129,7 +130,8 @@ def test_exactly_once_whichever_commit_fails(
                 assert (await engine.check_projection("orders")).ok
             finally:
                 await engine.close()
-            return logs[0].tries
+            tries: int = logs[0].tries
+            return tries
 
     async def main() -> None:
         number, tries = 1, 99
@@ -329,12 +331,13 @@ def test_rows_that_the_database_refuses_stop_at_their_event(url: str, histories:
         histories(url, 0, 4)
         async with Engine(url, worker=False, projections=[Strict]) as engine:
             await counts(engine)
-            engine._log.begin()  # the write lock is this test's for a moment
-            engine._log._writing.execute(
-                "CREATE TRIGGER no BEFORE INSERT ON seen WHEN NEW.instance = 'i-000006' "  # type: ignore[attr-defined]
+            database = sqlite3.connect(url.removeprefix("sqlite:///"))
+            database.execute(
+                "CREATE TRIGGER no BEFORE INSERT ON seen WHEN NEW.instance = 'i-000006' "
                 "BEGIN SELECT RAISE(ABORT, 'not this one'); END"
             )
-            engine._log._writing.execute("COMMIT")  # type: ignore[attr-defined]
+            database.commit()
+            database.close()
             histories(url, 4, 6)
             with pytest.raises(ProjectionStopped, match="not this one") as caught:
                 await engine.query(Strict.counts(), at_least=await engine.position())
