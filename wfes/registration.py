@@ -26,14 +26,14 @@ def checked_projections(given: object) -> dict[str, Projection]:
     Raises:
         TypeError: one is no projection.
         ValueError: a name is the engine's own.
-        DuplicateProjection: two have the same name, or tables of the same name.
+        DuplicateProjection: two have the same name, or tables of the same name in one database.
     """
     if isinstance(given, (str, bytes, Projection)) or not isinstance(given, Iterable):
         raise TypeError(
             f"projections is {shown(given)}; it must be several projections, such as [OrdersByDay]"
         )
     found: dict[str, Projection] = {}
-    tables: dict[str, Projection] = {}
+    tables: dict[tuple[str | None, str], Projection] = {}
     for each in cast("Iterable[object]", given):
         projection = _projection(each)
         check_name(projection)
@@ -41,7 +41,7 @@ def checked_projections(given: object) -> dict[str, Projection]:
         if known is not projection:
             raise DuplicateProjection(projection.name, _place(known), _place(projection))
         for row in projection.tables:
-            other = tables.setdefault(row.table.name, projection)
+            other = tables.setdefault((projection.url, row.table.name), projection)
             if other is not projection:
                 raise DuplicateProjection(row.table.name, _place(other), _place(projection), what="table")
     return found
