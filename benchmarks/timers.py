@@ -1,14 +1,16 @@
 """How soon are 100,000 sleeping instances awake that are due within the same second?
 
 Method: a first process starts `--others` instances that sleep for a day, and then `--instances` that sleep until a
-moment of one and the same second, each its own millisecond of it; it lets all of them run to their sleep and leave
-memory, and closes. That second is chosen by how long the first ones took, so that all are asleep before it comes;
-if they are not, the run fails. Then, `--runs` times, on a copy of the file whose sleepers are due in the same way
-(each run prepares its own), a new process opens the file with a worker and waits, as an engine at rest. Each handler
-notes the wall clock when it goes on after its sleep: that is when it is awake. The time until all are awake counts
-from the beginning of the second they are due in; the lag of each from its own moment. CPU time is the process's, all
-threads, from the beginning of that second until the end of every instance is committed, divided by their number.
-SQLite at its default settings.
+moment of one and the same second, in the order in which they were started, or with `--scattered 1` each a thousandth
+of it after the one before, round and round, so that neighbours in time lie far apart in the file; it lets all of them
+run to their sleep and leave memory, and closes. That second is chosen by how long the first ones took, so that all
+are asleep before it comes; if they are not, the run fails. Then a new process opens the file with a worker and waits,
+as an engine at rest. Each of `--runs` runs prepares its own file.
+
+Each handler notes the wall clock when it goes on after its sleep: that is when it is awake. The time until all are
+awake counts from the beginning of the second they are due in; the lag of each from its own moment. CPU time is the
+process's, all threads, from the beginning of that second until the end of every instance is committed, divided by
+their number. SQLite at its default settings.
 
 Early is who goes on before the moment it is due by the wall clock in its handler, or whose recorded SleepEnded has an
 `at` before the recorded `until` of its SleepScheduled; both are counted over all instances. Memory is resident memory
@@ -17,7 +19,7 @@ Early is who goes on before the moment it is due by the wall clock in its handle
 Reached if all are awake within 20 s, none early, with under 100 MB added at the peak (1 MB is 1,000,000 bytes), in
 the median of the runs; nobody may be early in any.
 
-    python benchmarks/timers.py [--instances 100000] [--others 1000] [--runs 1] [--directory DIR]
+    python benchmarks/timers.py [--instances 100000] [--others 1000] [--scattered 0] [--runs 1] [--directory DIR]
 """
 
 from __future__ import annotations
@@ -92,7 +94,7 @@ async def _some_awake(engine: Engine) -> bool:
     )
 
 
-async def fill(path: Path, instances: int, others: int) -> Found:
+async def fill(path: Path, instances: int, others: int, scattered: int) -> Found:
     """Starts and runs all of them to their sleep; says when the second begins in which they are due."""
     begun = time.perf_counter()
     tomorrow = datetime.now(UTC) + timedelta(days=1)
@@ -102,7 +104,11 @@ async def fill(path: Path, instances: int, others: int) -> Found:
         expected = (time.perf_counter() - measured) / others * instances
         # More than it should take, for the machine may have other work by then.
         due = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=15 + round(1.5 * expected))
-        await start(engine, [due + timedelta(milliseconds=number % 1000) for number in range(instances)])
+        micros = [
+            number % 1000 * 1000 if scattered else number * 1_000_000 // instances
+            for number in range(instances)
+        ]
+        await start(engine, [due + timedelta(microseconds=micro) for micro in micros])
         settings = durability(engine)
     if datetime.now(UTC) > due - timedelta(seconds=OPENING_SECONDS + SETTLING_SECONDS):
         raise RuntimeError(f"preparing {instances} sleepers took until after the second they were due in")
@@ -203,6 +209,7 @@ def report(arguments: argparse.Namespace) -> Found:
         "machine": here,
         "durability": settings,
         "instances": arguments.instances,
+        "scattered": bool(arguments.scattered),
         "engine": engine,
         "figures": {
             "awake": at_most(median(engine["awake_seconds"]), AWAKE_SECONDS_MAX, "s until all are awake"),
@@ -213,14 +220,15 @@ def report(arguments: argparse.Namespace) -> Found:
 
 
 def main() -> None:
-    made = parser(__doc__, instances=100_000, others=1000)
+    made = parser(__doc__, instances=100_000, others=1000, scattered=0)
     made.set_defaults(runs=1)
     arguments = made.parse_args()
     match arguments.child:
         case None:
             show(report(arguments))
         case "fill":
-            print(json.dumps(asyncio.run(fill(arguments.file, arguments.instances, arguments.others))))
+            made_of = arguments.instances, arguments.others, arguments.scattered
+            print(json.dumps(asyncio.run(fill(arguments.file, *made_of))))
         case waking:
             due = float(waking.removeprefix("wake-"))
             print(json.dumps(asyncio.run(wake(arguments.file, due, arguments.instances))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from traceback import walk_tb
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from wfes.core import events as e
@@ -24,6 +25,8 @@ def result_of(execution: Execution, main: asyncio.Task[Any]) -> e.Event:
 def completion(execution: Execution, output: object) -> e.Event:
     """The end with this output, or a failure where it does not fit or cannot be stored."""
     workflow = execution.workflow
+    if output is None and workflow.output_type is NoneType:
+        return e.WorkflowCompleted(at=execution.stamp())
     try:
         value: object = workflow.validate_output(output)
         tree = execution.seal(value, f"the output of workflow {workflow.name!r}", workflow.output_type)

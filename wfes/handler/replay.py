@@ -34,10 +34,10 @@ _KINDS: dict[type[e.Event], str] = {
     e.CallRecorded: "call",
     e.ProgressRecorded: "progress",
 }
-_IMMEDIATE: frozenset[type[e.Event]] = frozenset({e.CallRecorded, e.ProgressRecorded})
-_RELEASES: frozenset[type[e.Event]] = frozenset({*SUCCESSES, e.StepFailed, e.WaitTimedOut})
-_WITHDRAWALS: frozenset[type[e.Event]] = frozenset({e.StepCancelled, e.WaitCancelled})
-_GIVEN: frozenset[type[e.Event]] = frozenset({*_RELEASES, e.TimerFired, e.CancelDelivered})
+_IMMEDIATE: frozenset[type[e.Event]] = frozenset((e.CallRecorded, e.ProgressRecorded))
+_RELEASES: frozenset[type[e.Event]] = frozenset((*SUCCESSES, e.StepFailed, e.WaitTimedOut))
+_WITHDRAWALS: frozenset[type[e.Event]] = frozenset((e.StepCancelled, e.WaitCancelled))
+_GIVEN: frozenset[type[e.Event]] = frozenset((*_RELEASES, e.TimerFired, e.CancelDelivered))
 """What the handler is given."""
 
 

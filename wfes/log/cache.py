@@ -29,6 +29,10 @@ ENDED_MAX = 256
 """How many entries of ended instances are kept."""
 
 
+CLEAN, OWNER, ALL = range(3)
+"""Which rows of an entry are to be computed again: none, those that say who owns it, all."""
+
+
 class Entry:
     """What is known of one stream.
 
@@ -37,7 +41,7 @@ class Entry:
         digest: what its next event carries.
         state: its slim state; None for the engine's own streams.
         rows: its inline rows as they stand in the tables; None: not computed yet.
-        dirty: appended to in the open transaction in a way that may change rows.
+        dirty: which rows the open transaction's appends may have changed: ``CLEAN``, ``OWNER`` or ``ALL``.
         touched: appended to in the open transaction.
         weight: the larger values its state holds.
     """
@@ -50,7 +54,7 @@ class Entry:
         self.digest = chain.GENESIS
         self.state = None if stream.startswith(OWN) else InstanceState(stream)
         self.rows: Rows | None = None
-        self.dirty = False
+        self.dirty = CLEAN
         self.touched = False
         self.weight = Weight()
 

@@ -32,6 +32,9 @@ QUIET: frozenset[type[e.Event]] = frozenset(
 )
 """Events that change no row of an instance as long as its status stays."""
 
+OWNERSHIP: frozenset[type[e.Event]] = frozenset({e.RunClaimed, e.RunReleased})
+"""Events that change rows of projections with a true attribute ``owned`` alone, as long as the status stays."""
+
 OWN = "$"
 """What the engine's own streams begin with."""
 
@@ -59,6 +62,9 @@ class InlineRows:
         """The rows of an instance that does not exist."""
         defining: list[Any] = [given for given in self.projections if hasattr(given, "defined")]
         self._defining: list[DefinitionProjection] = defining
+        self._owned = [
+            (index, given) for index, given in enumerate(self.projections) if getattr(given, "owned", False)
+        ]
         self._summing = {
             index for index, given in enumerate(self.projections) if getattr(given, "summed", False)
         }
@@ -67,6 +73,13 @@ class InlineRows:
         """The instance's rows."""
         # Most have none; one empty mapping for all keeps the garbage collector's rounds short.
         return tuple([projection.rows(state) or _NONE for projection in self.projections])
+
+    def owned(self, state: InstanceState, before: Rows) -> Rows:
+        """The instance's rows where nothing has changed since ``before`` but who owns it."""
+        rows = list(before)
+        for index, projection in self._owned:
+            rows[index] = projection.rows(state) or _NONE
+        return tuple(rows)
 
     def write(self, target: Target, changes: Iterable[tuple[Rows, Rows]]) -> None:
         """Writes the differences between the rows before and after, one statement a projection."""

@@ -44,6 +44,11 @@ from wfes.log.statements import schema, statement
 BUSY_SECONDS = 5.0
 """How long a write waits for another process's before the log counts as unavailable."""
 
+CACHE_KIB = 16_384
+"""How much of the file the write connection keeps in memory, in KiB."""
+CHECKPOINT_PAGES = 4_000
+"""From how many pages on the write-ahead log is copied back into the file: 16 MB at SQLite's usual page size."""
+
 _BUSY_PAUSE_MIN_SECONDS = 0.000_2
 _BUSY_PAUSE_MAX_SECONDS = 0.002
 _SCHEMA = "schema"
@@ -246,6 +251,10 @@ class SQLiteLog(SQLiteApplicationRecorder):
                 self.url, f"its file system allows no write-ahead log (journal mode {mode!r})"
             )
         connection.execute("PRAGMA synchronous = FULL")
+        # A batch touches pages all over the file. With room for them, here and in the write-ahead log, a page that
+        # several batches change is read once and copied back once.
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         if sys.platform == "darwin":
             connection.execute("PRAGMA fullfsync = ON")
             connection.execute("PRAGMA checkpoint_fullfsync = ON")

@@ -16,10 +16,10 @@ from wfes.core.events import Event, Recorded, WorkflowDefined, WorkflowStarted
 from wfes.core.evolve import evolve
 from wfes.core.state import InstanceState
 from wfes.log.application import body_bytes, decode, decode_row
-from wfes.log.cache import Cache, Entry
+from wfes.log.cache import ALL, CLEAN, OWNER, Cache, Entry
 from wfes.log.event_rows import EventRows
 from wfes.log.port import Row, StoredRow, Tx, WriteTransaction
-from wfes.log.rows import QUIET, InlineRows, Rows
+from wfes.log.rows import OWNERSHIP, QUIET, InlineRows, Rows
 from wfes.log.weight import LARGE
 
 Reaction = Callable[[Tx, str, Event, InstanceState], None]
@@ -103,9 +103,10 @@ class Transaction:
                 entry.rows = self._inline.nothing if version == 1 else self._inline.rows(state)
             status = state.status
             evolve(state, event, version)
-            if not entry.dirty and (not quiet or state.status is not status):
-                entry.dirty = True
-                self._dirty.append(entry)
+            if state.status is not status:
+                self._soil(entry, ALL)
+            elif not quiet:
+                self._soil(entry, OWNER if cls in OWNERSHIP else ALL)
             if len(stored) > LARGE or entry.weight.total:
                 self._cache.weigh(entry, event, len(stored))
         elif cls is WorkflowDefined:
@@ -117,6 +118,13 @@ class Transaction:
         reaction = self._reactions.get(cls)
         if reaction is not None and state is not None:
             reaction(self, stream, event, state)
+
+    def _soil(self, entry: Entry, dirt: int) -> None:
+        """Notes which of an entry's rows have to be computed again."""
+        if dirt > entry.dirty:
+            if not entry.dirty:
+                self._dirty.append(entry)
+            entry.dirty = dirt
 
     def history(self, stream: str, after: int = 0) -> list[Recorded]:
         self.flush_events()
@@ -201,10 +209,13 @@ class Transaction:
             dirty, self._dirty = self._dirty, []
             changes: list[tuple[Rows, Rows]] = []
             for entry in dirty:
-                entry.dirty = False
                 assert entry.state is not None
                 before = entry.rows
-                entry.rows = self._inline.rows(entry.state)
+                if entry.dirty == OWNER and before is not None:
+                    entry.rows = self._inline.owned(entry.state, before)
+                else:
+                    entry.rows = self._inline.rows(entry.state)
+                entry.dirty = CLEAN
                 changes.append((before or self._inline.nothing, entry.rows))
             self._inline.write(self._write, changes)
         if self._happened:

@@ -181,13 +181,17 @@ class ClaimRunnable:
     def _take(self, tx: Tx, ids: Sequence[str], dead: str | None, budget: _Budget, claimed: Claimed) -> bool:
         """Claims these instances; True if it stopped before the last one."""
         histories = tx.histories(ids, budget.events) if ids else {}
+        commands: dict[str, Claim] = {}
         for id in ids:
             history = histories.get(id)
             if history is None:
                 continue
             state = tx.state(id)
             assert state is not None
-            command = Claim(worker=self._worker, code=self._codes[state.workflow], dead=dead)
+            command = commands.get(state.workflow)
+            if command is None:
+                code = self._codes[state.workflow]
+                command = commands[state.workflow] = Claim(worker=self._worker, code=code, dead=dead)
             decision = decide(state, command, tx.now)
             # Claim is never refused: it gives no event where there is nothing to claim.
             if not isinstance(decision, list) or not decision:

@@ -21,6 +21,7 @@ import asyncio
 import functools
 import logging
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, Protocol
@@ -53,6 +54,8 @@ RETRY_MICROS = SECOND
 """How long to wait before a claim that failed, or found rows it could not take, is tried again."""
 LEAVING_SECONDS = 10.0
 """How long a stop waits for the last events to be written before it leaves the rest to others."""
+SLICE_SECONDS = 0.002
+"""How long executions are begun at a stretch."""
 EVICTIONS_MAX = 32
 """How many waiting executions are asked to leave at a time when there is no room."""
 SCAN_SECONDS = 0.1
@@ -166,6 +169,7 @@ class Worker:
         # executions in memory, and those on their way there
         self._running: dict[str, Running] = {}
         self._arriving: dict[str, list[e.Recorded]] = {}
+        self._beginning: deque[tuple[str, list[e.Recorded]]] = deque()
         self._over: set[str] = set()
         self._reserved = 0
         # claiming
@@ -275,8 +279,21 @@ class Worker:
             history: its whole history, the claim included.
         """
         self._arriving.setdefault(id, [])
-        # From a plain callback of the loop: a handler's private loop must not be driven inside a task.
-        self.loop.call_soon(self._begin, id, history)
+        self._beginning.append((id, history))
+        if len(self._beginning) == 1:
+            # From a plain callback of the loop: a handler's private loop must not be driven inside a task.
+            self.loop.call_soon(self._begin_some)
+
+    def _begin_some(self) -> None:
+        """Begins those who wait for it, for a moment at a time: the loop has other work."""
+        until = self.loop.time() + SLICE_SECONDS
+        while self._beginning:
+            self._begin(*self._beginning[0])
+            self._beginning.popleft()
+            if self.loop.time() > until:
+                break
+        if self._beginning:
+            self.loop.call_soon(self._begin_some)
 
     def _begin(self, id: str, history: list[e.Recorded]) -> None:
         self._reserved -= 1

@@ -40,9 +40,22 @@ class StateProjection(Protocol):
         """The instance's rows by key: key -> whole row. Pure and quick.
 
         Must not depend on what an ordinary step changes (``wfes.log.rows.QUIET``): version, time of the last event,
-        steps, fields, progress. The status, the waits, ``runnable_at()`` and what follows from them are fine.
+        steps, fields, progress. The status, the waits, ``runnable_at()`` and what follows from them are fine; the
+        owner, and with it ``runnable_at()``, only in an `OwnerProjection`.
         """
         ...
+
+
+class OwnerProjection(StateProjection, Protocol):
+    """A state projection whose rows depend on who owns the instance.
+
+    The rows of others are not computed again for a claim or a release that leaves the status as it is.
+
+    Attributes:
+        owned: True; tells it from others.
+    """
+
+    owned: bool
 
 
 class SumProjection(StateProjection, Protocol):
