@@ -12,7 +12,7 @@ class Work:
     """The projection: one row an instance that has not ended."""
 
     name = "wfes_work"
-    version = 1
+    version = 2
     owned = True
     create = (
         """CREATE TABLE IF NOT EXISTS wfes_work (
@@ -21,9 +21,7 @@ class Work:
             worker TEXT,
             runnable_at BIGINT
         )""",
-        # By workflow first: who runs one must not pass over the rows of all others to learn that it has none.
-        "DROP INDEX IF EXISTS wfes_work_due",
-        """CREATE INDEX IF NOT EXISTS wfes_work_runnable ON wfes_work (workflow, runnable_at, id)
+        """CREATE INDEX IF NOT EXISTS wfes_work_due ON wfes_work (workflow, runnable_at, id)
             WHERE runnable_at IS NOT NULL""",
         "CREATE INDEX IF NOT EXISTS wfes_work_worker ON wfes_work (worker) WHERE worker IS NOT NULL",
     )

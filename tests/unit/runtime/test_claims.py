@@ -26,7 +26,7 @@ def test_rows_of_other_workflows_are_not_passed_over(sql: str, params: tuple[Any
     log.close()
     searches = [step for step in plan if "wfes_work" in step]
     assert searches
-    assert all("wfes_work_runnable (workflow=?" in step for step in searches), plan
+    assert all("wfes_work_due (workflow=?" in step for step in searches), plan
 
 
 def test_many_due_at_once_are_taken_in_bounded_batches(
