@@ -77,6 +77,12 @@ class _Pool(ConnectionPool[Connection]):
         return connection
 
 
+def _reading(connect: dict[str, Any]) -> dict[str, Any]:
+    given = connect.get("options")
+    read_only = "-cdefault_transaction_read_only=on"
+    return {**connect, "options": f"{given} {read_only}" if given else read_only}
+
+
 class ReadDatastore(PostgresDatastore):
     """The library's datastore over connections for reading.
 
@@ -90,7 +96,7 @@ class ReadDatastore(PostgresDatastore):
         self._url = url
         self._is_closed = False
         self.pool: Any = _Pool(
-            kwargs={**connect, "autocommit": True, "context": _Context(), "row_factory": tuple_row},
+            kwargs={**_reading(connect), "autocommit": True, "context": _Context(), "row_factory": tuple_row},
             connection_class=psycopg.Connection[TupleRow],
             min_size=0,
             max_size=POOL_MAX,

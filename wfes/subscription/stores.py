@@ -224,6 +224,8 @@ class LogStore:
         submit: puts a member into the writer's queue.
     """
 
+    dialect: Dialect = SQLITE
+
     def __init__(self, log: Log, submit: Callable[[Member], None]) -> None:
         self.url = log.url
         self.dialect = DIALECTS[log.dialect]
