@@ -29,7 +29,7 @@ from wfes.subscription.table import NEXT
 
 logger = logging.getLogger("wfes.projections")
 
-WRITE_SECONDS = 0.2
+WRITE_SECONDS = 0.1
 """How long events are handled at a stretch before their rows are written."""
 STANDBY_SECONDS = 2.0
 """How long another engine's build has to stand still until it is taken over."""
