@@ -33,3 +33,12 @@ def postgres_url() -> Generator[str]:
 
     with database() as url:
         yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Path]:
+    """A trial's folder, with its log in each of the databases; see `places`."""
+    from places import placed
+
+    with placed(tmp_path, request.param):
+        yield tmp_path

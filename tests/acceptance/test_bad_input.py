@@ -14,7 +14,7 @@ from typing import Any
 import corpus
 import pytest
 from checks import histories_of, stored_events
-from driver import url_of
+from places import url_of
 from pydantic import BaseModel
 
 import wfes
@@ -72,10 +72,10 @@ def refused(
         async def main() -> str:
             async with Engine(url_of(folder), workflows=[order, asking, waiting, broken]) as engine:
                 prepared = await prepare(engine)
-                before = stored_events(folder / "log.db")
+                before = stored_events(folder)
                 with pytest.raises(error) as caught:
                     await call(engine, prepared)
-                assert stored_events(folder / "log.db") == before
+                assert stored_events(folder) == before
                 return str(caught.value)
 
         text = asyncio.run(main())
@@ -313,7 +313,7 @@ def test_a_handler_is_told_and_nothing_is_recorded(tmp_path: Path, what: str) ->
     told = told_in_handler(tmp_path, body)
     for word in words:
         assert word in told, told
-    events = [recorded.event for recorded in histories_of(stored_events(tmp_path / "log.db"))["run"]]
+    events = [recorded.event for recorded in histories_of(stored_events(tmp_path))["run"]]
     paths = [
         event.path for event in events if isinstance(event, e.At) and not isinstance(event, e.CallRecorded)
     ]
@@ -349,7 +349,7 @@ def test_an_unstorable_result(tmp_path: Path) -> None:
     told = told_in_handler(tmp_path, body)
     for word in ("UnstorableValue", "'thing'", "object"):
         assert word in told, told
-    events = [recorded.event for recorded in histories_of(stored_events(tmp_path / "log.db"))["run"]]
+    events = [recorded.event for recorded in histories_of(stored_events(tmp_path))["run"]]
     assert not any(isinstance(event, e.StepCompleted) for event in events)
     assert sum(isinstance(event, e.StepStarted) for event in events) == 1, "trying again would not help"
 
@@ -476,10 +476,10 @@ def test_a_database_of_a_newer_version(tmp_path: Path) -> None:
             "UPDATE wfes_meta SET value = '99' WHERE name LIKE '%version%' OR name LIKE '%schema%'"
         )
     connection.close()
-    before = stored_events(tmp_path / "log.db")
+    before = stored_events(tmp_path)
     with pytest.raises(wfes.LogUnavailable, match="newer"):
         opened(tmp_path)
-    assert stored_events(tmp_path / "log.db") == before
+    assert stored_events(tmp_path) == before
 
 
 def test_an_event_of_a_newer_version(tmp_path: Path) -> None:

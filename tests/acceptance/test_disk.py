@@ -16,7 +16,7 @@ import corpus
 import pytest
 import scenarios
 from checks import broken_chains, calls_in, histories_of, malformed, stored_events, wrong_rows
-from driver import url_of
+from places import url_of
 from scenarios import finished, spawn
 
 import wfes
@@ -29,10 +29,10 @@ NO_SPACE = "no space is left on the disk"
 
 def check(folder: Path) -> None:
     """Everything is there, once."""
-    stored = stored_events(folder / "log.db")
+    stored = stored_events(folder)
     histories = histories_of(stored)
     assert "refused" not in histories
-    problems = broken_chains(stored) + wrong_rows(folder / "log.db", stored)
+    problems = broken_chains(stored) + wrong_rows(folder, stored)
     for stream, history in histories.items():
         if not stream.startswith("$"):
             problems += malformed(history)
@@ -128,6 +128,6 @@ def test_closing_does_not_wait_for_a_full_disk(tmp_path: Path, monkeypatch: pyte
     with faults.installed("slow:999999:0"):
         assert asyncio.run(stop()) < 5
     asyncio.run(go_on())
-    stored = stored_events(tmp_path / "log.db")
+    stored = stored_events(tmp_path)
     assert broken_chains(stored) == []
     assert malformed(histories_of(stored)["run"]) == []

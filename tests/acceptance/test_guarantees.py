@@ -6,7 +6,6 @@ import asyncio
 import os
 import random
 import signal
-import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -17,7 +16,8 @@ import corpus
 import pytest
 import scenarios
 from checks import calls_in, histories_of, lost, malformed, stored_events
-from driver import CASES, url_of
+from driver import CASES
+from places import content, url_of
 from scenarios import finished, spawn
 
 from wfes import Engine, Retry, Status, Step, StepError, workflow
@@ -44,41 +44,41 @@ async def has_status(run: Instance[Any], *statuses: Status) -> bool:
 
 
 def events_of(folder: Path, id: str) -> list[e.Event]:
-    return [recorded.event for recorded in histories_of(stored_events(folder / "log.db"))[id]]
+    return [recorded.event for recorded in histories_of(stored_events(folder))[id]]
 
 
 # ------------------------------------------------------------------------------------------------- G1
 
 
-def test_g1_a_recorded_step_never_runs_again_and_one_cut_off_does(tmp_path: Path) -> None:
+def test_g1_a_recorded_step_never_runs_again_and_one_cut_off_does(folder: Path) -> None:
     """G1: a step whose result is recorded never runs again; one that was running at a crash runs again, and the log
     shows both attempts."""
-    child = spawn("crash_in_step", tmp_path)
+    child = spawn("crash_in_step", folder)
     child.communicate(timeout=20)
     assert child.returncode == -signal.SIGKILL
-    (tmp_path / "spare").touch()
+    (folder / "spare").touch()
 
     async def main() -> list[Any]:
-        async with Engine(url_of(tmp_path), workflows=[scenarios.two_steps]) as engine:
+        async with Engine(url_of(folder), workflows=[scenarios.two_steps]) as engine:
             run = await engine.get(scenarios.two_steps, "run")
             return await run.result(timeout=20)
 
     assert asyncio.run(main()) == [1, 1], "a cut-off attempt is not a failed one"
-    assert calls_in(tmp_path / "calls") == [("run", "first", 1), ("run", "second", 1), ("run", "second", 1)]
-    started = [event.path for event in events_of(tmp_path, "run") if isinstance(event, e.StepStarted)]
+    assert calls_in(folder / "calls") == [("run", "first", 1), ("run", "second", 1), ("run", "second", 1)]
+    started = [event.path for event in events_of(folder, "run") if isinstance(event, e.StepStarted)]
     assert started == ["first", "second", "second"]
 
 
 # ------------------------------------------------------------------------------------------------- G2
 
 
-def test_g2_intent_is_on_disk_before_the_effect(tmp_path: Path) -> None:
+def test_g2_intent_is_on_disk_before_the_effect(folder: Path) -> None:
     """G2: before a step's function is called, its StepStarted and everything before it is on disk."""
 
     @workflow
     async def looking(input: None, step: Step) -> None:
         def look() -> list[str]:
-            found = events_of(tmp_path, "run")
+            found = events_of(folder, "run")
             last = found[-1]
             assert isinstance(last, e.StepStarted)
             return [*(event.topic for event in found), last.path]
@@ -93,7 +93,7 @@ def test_g2_intent_is_on_disk_before_the_effect(tmp_path: Path) -> None:
         assert [seen[-1] for seen in attempts] == ["item/0", "item/1", "item/2"]
 
     async def main() -> None:
-        async with Engine(url_of(tmp_path), workflows=[looking]):
+        async with Engine(url_of(folder), workflows=[looking]):
             await (await looking.start(id="run")).result(timeout=20)
 
     asyncio.run(main())
@@ -107,16 +107,16 @@ KINDS = (
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_g3_what_is_acknowledged_survives_a_kill(tmp_path: Path, kind: str) -> None:
+def test_g3_what_is_acknowledged_survives_a_kill(folder: Path, kind: str) -> None:
     """G3: when the call returns, its event survives kill -9."""
-    child = spawn("acknowledge", tmp_path, kind)
+    child = spawn("acknowledge", folder, kind)
     out, err = child.communicate(timeout=20)
     assert child.returncode == -signal.SIGKILL, err
     id, _, about = out.strip().partition(" ")
-    assert lost(histories_of(stored_events(tmp_path / "log.db")), [(kind, id, about)]) == []
+    assert lost(histories_of(stored_events(folder)), [(kind, id, about)]) == []
 
 
-def test_g3_a_result_is_on_disk_before_the_next_step_is_called(tmp_path: Path) -> None:
+def test_g3_a_result_is_on_disk_before_the_next_step_is_called(folder: Path) -> None:
     """G3: a step's result is on disk before the next step's function is called."""
 
     @workflow
@@ -125,12 +125,12 @@ def test_g3_a_result_is_on_disk_before_the_next_step_is_called(tmp_path: Path) -
             await step(f"{number}", look, number)
 
     def look(number: int) -> int:
-        done = [event.path for event in events_of(tmp_path, "run") if isinstance(event, e.StepCompleted)]
+        done = [event.path for event in events_of(folder, "run") if isinstance(event, e.StepCompleted)]
         assert done == [str(n) for n in range(number)]
         return number
 
     async def main() -> None:
-        async with Engine(url_of(tmp_path), workflows=[looking]):
+        async with Engine(url_of(folder), workflows=[looking]):
             await (await looking.start(id="run")).result(timeout=20)
 
     asyncio.run(main())
@@ -142,12 +142,12 @@ def test_g3_a_result_is_on_disk_before_the_next_step_is_called(tmp_path: Path) -
 @pytest.mark.parametrize(
     "id", ["racer", "chancy", "flaky", "stateful", "nested", "parent", "caller", "sleeper"]
 )
-def test_g4_stopped_and_replayed_again_and_again_it_sees_the_same(tmp_path: Path, id: str) -> None:
+def test_g4_stopped_and_replayed_again_and_again_it_sees_the_same(folder: Path, id: str) -> None:
     """G4: same values, exceptions, order and winners on every replay; these workflows compare what they see."""
     case, chance = CASES[id], random.Random(id)
 
     async def life(seconds: float | None) -> bool:
-        async with Engine(url_of(tmp_path), workflows=corpus.WORKFLOWS) as engine:
+        async with Engine(url_of(folder), workflows=corpus.WORKFLOWS) as engine:
             run = await case.workflow.start(case.number, id=id)
             try:
                 output = await run.result(timeout=20 if seconds is None else seconds)
@@ -161,11 +161,11 @@ def test_g4_stopped_and_replayed_again_and_again_it_sees_the_same(tmp_path: Path
     for number in range(12):
         if asyncio.run(life(chance.uniform(0.0, 0.05) if number < 11 else None)):
             break
-    for stream, history in histories_of(stored_events(tmp_path / "log.db")).items():
+    for stream, history in histories_of(stored_events(folder)).items():
         assert stream.startswith("$") or malformed(history) == []
 
 
-def test_g4_exceptions_replay_as_they_were(tmp_path: Path) -> None:
+def test_g4_exceptions_replay_as_they_were(folder: Path) -> None:
     """G4: the same exception, with the same words, live and on a replay."""
 
     @workflow(retry=Retry(max_attempts=2, initial="1ms"))
@@ -181,7 +181,7 @@ def test_g4_exceptions_replay_as_they_were(tmp_path: Path) -> None:
         return seen
 
     async def life(go: bool) -> str:
-        async with Engine(url_of(tmp_path), workflows=[failing_step]):
+        async with Engine(url_of(folder), workflows=[failing_step]):
             run = await failing_step.start(id="run")
             await until(lambda: has_status(run, Status.LISTENING))
             if not go:
@@ -198,20 +198,20 @@ def test_g4_exceptions_replay_as_they_were(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------- G5
 
 
-def test_g5_a_zombie_records_nothing_after_a_take_over(tmp_path: Path) -> None:
+def test_g5_a_zombie_records_nothing_after_a_take_over(folder: Path) -> None:
     """G5: a worker taken for dead can record nothing after another took over, and works on afterwards."""
-    a = spawn("zombie", tmp_path, "a")
+    a = spawn("zombie", folder, "a")
     b = None
     try:
-        scenarios.until(tmp_path / "working-a")
+        scenarios.until(folder / "working-a")
         os.kill(a.pid, signal.SIGSTOP)
-        b = spawn("zombie", tmp_path, "b")
-        scenarios.until(tmp_path / "working-b")
+        b = spawn("zombie", folder, "b")
+        scenarios.until(folder / "working-b")
         # Its step ends the moment it wakes up.
-        (tmp_path / "go-a").touch()
+        (folder / "go-a").touch()
         os.kill(a.pid, signal.SIGCONT)
-        scenarios.until(tmp_path / "dropped-a")
-        (tmp_path / "go-b").touch()
+        scenarios.until(folder / "dropped-a")
+        (folder / "go-b").touch()
         told_b, told_a = finished(b), finished(a)
     finally:
         for child in (a, b):
@@ -220,7 +220,7 @@ def test_g5_a_zombie_records_nothing_after_a_take_over(tmp_path: Path) -> None:
     assert "result b, after" in told_b
     assert "result b, after" in told_a
     assert "another a, after" in told_a or "another b, after" in told_a
-    history = histories_of(stored_events(tmp_path / "log.db"))["run"]
+    history = histories_of(stored_events(folder))["run"]
     assert malformed(history) == []
     workers = [recorded.event.worker for recorded in history if isinstance(recorded.event, e.RunClaimed)]
     assert len(set(workers)) == 2
@@ -233,16 +233,16 @@ def test_g5_a_zombie_records_nothing_after_a_take_over(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------- G6
 
 
-def test_g6_one_start_per_id_and_per_published_event(tmp_path: Path) -> None:
+def test_g6_one_start_per_id_and_per_published_event(folder: Path) -> None:
     """G6: exactly one start per id and per (event id, workflow), from two processes at once."""
     count = 25
-    children = [spawn("start_same", tmp_path, role, str(count)) for role in "ab"]
+    children = [spawn("start_same", folder, role, str(count)) for role in "ab"]
     for role in "ab":
-        scenarios.until(tmp_path / f"ready-{role}")
-    (tmp_path / "go").touch()
+        scenarios.until(folder / f"ready-{role}")
+    (folder / "go").touch()
     for child in children:
         finished(child)
-    histories = histories_of(stored_events(tmp_path / "log.db"))
+    histories = histories_of(stored_events(folder))
     starts = [h[0].event for h in histories.values() if isinstance(h[0].event, e.WorkflowStarted)]
     assert sum(start.workflow == "small" for start in starts) == count
     triggers = sorted(start.trigger["id"] for start in starts if start.trigger)
@@ -250,11 +250,11 @@ def test_g6_one_start_per_id_and_per_published_event(tmp_path: Path) -> None:
     assert all(malformed(h) == [] for stream, h in histories.items() if not stream.startswith("$"))
 
 
-def test_g6_one_start_per_key_and_generation(tmp_path: Path) -> None:
+def test_g6_one_start_per_key_and_generation(folder: Path) -> None:
     """G6: exactly one start per (key, generation), however often it is asked for."""
 
     async def main() -> None:
-        async with Engine(url_of(tmp_path), workflows=[scenarios.small]) as engine:
+        async with Engine(url_of(folder), workflows=[scenarios.small]) as engine:
             for generation in range(1, 4):
                 calls = [scenarios.small.get_or_create(key="k", input=generation) for _ in range(20)]
                 runs = await asyncio.gather(*calls)
@@ -323,7 +323,7 @@ class _Jumpy(Engine):
 
 
 @pytest.mark.parametrize("jump", [-3600, 3600], ids=["back", "forward"])
-def test_g7_a_wall_clock_that_jumps(tmp_path: Path, jump: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_g7_a_wall_clock_that_jumps(folder: Path, jump: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """G7: never early by the monotonic clock where the wall clock leaps ahead; never early by the wall clock where it
     is set back; and times in the history never go back."""
     monkeypatch.setattr("wfes.runtime.clock.RECHECK_SECONDS_MAX", 0.1)
@@ -335,7 +335,7 @@ def test_g7_a_wall_clock_that_jumps(tmp_path: Path, jump: int, monkeypatch: pyte
         await step("after", corpus.same, 1)
 
     async def main() -> None:
-        async with _Jumpy(url_of(tmp_path), workflows=[napping]) as engine:
+        async with _Jumpy(url_of(folder), workflows=[napping]) as engine:
             run = await napping.start(id="run")
             await until(lambda: has_status(run, Status.LISTENING))
             engine.offset = jump * 10**9
@@ -353,10 +353,10 @@ def test_g7_a_wall_clock_that_jumps(tmp_path: Path, jump: int, monkeypatch: pyte
     began = time.monotonic()
     asyncio.run(main())
     assert time.monotonic() - began >= 0.2
-    assert malformed(histories_of(stored_events(tmp_path / "log.db"))["run"]) == []
+    assert malformed(histories_of(stored_events(folder))["run"]) == []
 
 
-def test_g7_after_a_restart_a_sleep_is_not_early(tmp_path: Path) -> None:
+def test_g7_after_a_restart_a_sleep_is_not_early(folder: Path) -> None:
     """G7: a sleep whose process stopped meanwhile ends no earlier than it would have."""
 
     @workflow
@@ -365,11 +365,11 @@ def test_g7_after_a_restart_a_sleep_is_not_early(tmp_path: Path) -> None:
         return step.now()
 
     async def main() -> None:
-        async with Engine(url_of(tmp_path), workflows=[napping]):
+        async with Engine(url_of(folder), workflows=[napping]):
             run = await napping.start(id="run")
             await until(lambda: has_status(run, Status.LISTENING))
             (due,) = [wait.until for wait in run.waiting_for]
-        async with Engine(url_of(tmp_path), workflows=[napping]) as engine:
+        async with Engine(url_of(folder), workflows=[napping]) as engine:
             ended = await (await engine.get(napping, "run")).result(timeout=20)
             assert due is not None
             assert due <= ended <= datetime.now(UTC)
@@ -380,25 +380,19 @@ def test_g7_after_a_restart_a_sleep_is_not_early(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------- G8
 
 
-def test_g8_reading_changes_nothing(tmp_path: Path) -> None:
+def test_g8_reading_changes_nothing(folder: Path) -> None:
     """G8: history, get, refresh, lists and the stream of events change nothing and run no step function."""
 
-    def content() -> list[str]:
-        with sqlite3.connect(tmp_path / "log.db") as connection:
-            found = [line for line in connection.iterdump() if "wfes_workers" not in line]
-        connection.close()
-        return found
-
     async def main() -> None:
-        async with Engine(url_of(tmp_path), workflows=corpus.WORKFLOWS):
+        async with Engine(url_of(folder), workflows=corpus.WORKFLOWS):
             ids = ("chain", "racer", "nested", "parent")
             await asyncio.gather(
                 *[(await CASES[id].workflow.start(CASES[id].number, id=id)).result() for id in ids]
             )
             waiting = await corpus.receiver.start(1, id="waiting")
             await until(lambda: has_status(waiting, Status.LISTENING))
-        before, calls = content(), calls_in(tmp_path / "calls")
-        async with Engine(url_of(tmp_path), workflows=corpus.WORKFLOWS, worker=False) as engine:
+        before, calls = content(folder), calls_in(folder / "calls")
+        async with Engine(url_of(folder), workflows=corpus.WORKFLOWS, worker=False) as engine:
             for row in await engine.instances():
                 run = await engine.get(row.id)
                 history = await run.history()
@@ -411,8 +405,8 @@ def test_g8_reading_changes_nothing(tmp_path: Path) -> None:
                 if event.position == (await engine.instances()).position:
                     break
             await stream.aclose()
-        assert content() == before
-        assert calls_in(tmp_path / "calls") == calls
+        assert content(folder) == before
+        assert calls_in(folder / "calls") == calls
 
     asyncio.run(main())
 
@@ -462,14 +456,14 @@ def versions_of_code() -> dict[str, Any]:
     ],
 )
 def test_g11_changed_code_is_paused_and_fixed_code_carries_on(
-    tmp_path: Path, change: str, words: list[str]
+    folder: Path, change: str, words: list[str]
 ) -> None:
     """G11: a replay that meets something else than what is recorded is paused with a readable difference, not failed;
     fixing the code and resume() carries on."""
     codes = versions_of_code()
 
     async def life(code: Any, then: Callable[[Instance[Any]], Awaitable[None]]) -> None:
-        async with Engine(url_of(tmp_path), workflows=[code]):
+        async with Engine(url_of(folder), workflows=[code]):
             await then(await code.start(id="run"))
 
     async def listening(run: Instance[Any]) -> None:
@@ -492,18 +486,18 @@ def test_g11_changed_code_is_paused_and_fixed_code_carries_on(
     asyncio.run(life(codes[change], held))
     asyncio.run(life(codes[change], held))
     asyncio.run(life(codes["original"], carries_on))
-    assert [call[1] for call in calls_in(tmp_path / "calls")] == ["one", "two"]
+    assert [call[1] for call in calls_in(folder / "calls")] == ["one", "two"]
 
 
-def test_g11_resuming_with_the_wrong_code_holds_it_again(tmp_path: Path) -> None:
+def test_g11_resuming_with_the_wrong_code_holds_it_again(folder: Path) -> None:
     """G11: resume() with code that is still another is no way around the difference."""
     codes = versions_of_code()
 
     async def main() -> None:
-        async with Engine(url_of(tmp_path), workflows=[codes["original"]]):
+        async with Engine(url_of(folder), workflows=[codes["original"]]):
             run = await codes["original"].start(id="run")
             await until(lambda: has_status(run, Status.LISTENING))
-        async with Engine(url_of(tmp_path), workflows=[codes["another_kind"]]) as engine:
+        async with Engine(url_of(folder), workflows=[codes["another_kind"]]) as engine:
             run = await engine.get("run")
             await run.send("go")
             for _ in range(3):
@@ -512,7 +506,7 @@ def test_g11_resuming_with_the_wrong_code_holds_it_again(tmp_path: Path) -> None
                 await run.resume()
                 await until(lambda: has_status(run, Status.PAUSED))
                 assert run.version > version
-        async with Engine(url_of(tmp_path), workflows=[codes["original"]]) as engine:
+        async with Engine(url_of(folder), workflows=[codes["original"]]) as engine:
             run = await engine.get("run")
             await run.resume()
             assert await run.result(timeout=20) == [1, 2]
@@ -520,7 +514,7 @@ def test_g11_resuming_with_the_wrong_code_holds_it_again(tmp_path: Path) -> None
     asyncio.run(main())
 
 
-def test_g11_a_loop_without_a_step_is_held(tmp_path: Path) -> None:
+def test_g11_a_loop_without_a_step_is_held(folder: Path) -> None:
     """G11: a handler that never settles is paused, and the others go on meanwhile."""
 
     @workflow
@@ -530,7 +524,7 @@ def test_g11_a_loop_without_a_step_is_held(tmp_path: Path) -> None:
             await asyncio.sleep(0)
 
     async def main() -> None:
-        async with Engine(url_of(tmp_path), workflows=[endless, corpus.chain]):
+        async with Engine(url_of(folder), workflows=[endless, corpus.chain]):
             run = await endless.start()
             other = await corpus.chain.start(1)
             await until(lambda: has_status(run, Status.PAUSED))
@@ -542,7 +536,7 @@ def test_g11_a_loop_without_a_step_is_held(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_g11_waiting_for_nothing_but_itself_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_g11_waiting_for_nothing_but_itself_is_held(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """G11: a handler that waits for nothing but itself is paused, and can be cancelled."""
     monkeypatch.setattr("wfes.handler.rest.DEADLOCK_MICROS", 100_000)
 
@@ -552,7 +546,7 @@ def test_g11_waiting_for_nothing_but_itself_is_held(tmp_path: Path, monkeypatch:
         await asyncio.Event().wait()
 
     async def main() -> None:
-        async with Engine(url_of(tmp_path), workflows=[stuck]):
+        async with Engine(url_of(folder), workflows=[stuck]):
             run = await stuck.start()
             await until(lambda: has_status(run, Status.PAUSED))
             assert "waits for nothing but itself" in (run.reason or ""), run.reason
@@ -563,15 +557,15 @@ def test_g11_waiting_for_nothing_but_itself_is_held(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("change", ["another_kind", "ends_early"])
-def test_g11_what_is_held_can_be_cancelled(tmp_path: Path, change: str) -> None:
+def test_g11_what_is_held_can_be_cancelled(folder: Path, change: str) -> None:
     """G11: an instance held for a difference is cancelled by cancel(), also with the code it is held for."""
     codes = versions_of_code()
 
     async def main() -> None:
-        async with Engine(url_of(tmp_path), workflows=[codes["original"]]):
+        async with Engine(url_of(folder), workflows=[codes["original"]]):
             run = await codes["original"].start(id="run")
             await until(lambda: has_status(run, Status.LISTENING))
-        async with Engine(url_of(tmp_path), workflows=[codes[change]]) as engine:
+        async with Engine(url_of(folder), workflows=[codes[change]]) as engine:
             run = await engine.get("run")
             await run.send("go")
             await until(lambda: has_status(run, Status.PAUSED))
@@ -582,19 +576,19 @@ def test_g11_what_is_held_can_be_cancelled(tmp_path: Path, change: str) -> None:
     asyncio.run(main())
 
 
-def test_five_cut_offs_in_a_row_pause_the_instance(tmp_path: Path) -> None:
+def test_five_cut_offs_in_a_row_pause_the_instance(folder: Path) -> None:
     """A step that kills its process each time does not do so for ever (section 3 of the contract)."""
     for _ in range(5):
-        child = spawn("crash_in_step", tmp_path)
+        child = spawn("crash_in_step", folder)
         child.communicate(timeout=20)
         assert child.returncode == -signal.SIGKILL
 
     async def main() -> None:
-        async with Engine(url_of(tmp_path), workflows=[scenarios.two_steps]) as engine:
+        async with Engine(url_of(folder), workflows=[scenarios.two_steps]) as engine:
             run = await engine.get("run")
             await until(lambda: has_status(run, Status.PAUSED))
             assert "second" in (run.reason or ""), run.reason
-            (tmp_path / "spare").touch()
+            (folder / "spare").touch()
             await run.resume()
             assert await run.result(timeout=20) == [1, 1]
 

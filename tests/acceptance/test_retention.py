@@ -14,8 +14,8 @@ from pathlib import Path
 import orjson
 import pytest
 from checks import broken_chains, wrong_rows
-from driver import url_of
 from eventsourcing.persistence import Notification
+from places import url_of
 from scenarios import environment
 
 from wfes import Engine, Step, workflow
@@ -95,7 +95,7 @@ def check(folder: Path, before: list[Notification], archived: int) -> None:
     assert {stored.topic for stored in now[len(before) :]} <= {"HistoryArchived"}
     assert len(now) == len(before) + archived
     assert broken_chains(now) == []
-    assert wrong_rows(folder / "log.db", now) == []
+    assert wrong_rows(folder, now) == []
     log = opened(folder)
     try:
         for stream in {str(stored.originator_id) for stored in now}:

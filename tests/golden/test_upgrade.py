@@ -81,7 +81,7 @@ async def until(true: Callable[[], Awaitable[bool]]) -> None:
 
 def test_everything_is_there(path: Path) -> None:
     """Lists, requests, histories and large values, read by an engine that runs nothing."""
-    before = stored_events(path)
+    before = stored_events(path.parent)
 
     async def main() -> None:
         async with Engine(url(path), workflows=old.WORKFLOWS, worker=False) as engine:
@@ -106,8 +106,8 @@ def test_everything_is_there(path: Path) -> None:
             assert len(text[0].data["result"]) == old.LARGE
 
     asyncio.run(main())
-    assert stored_events(path)[: len(before)] == before, "the log was changed by opening it"
-    assert wrong_rows(path, stored_events(path)) == []
+    assert stored_events(path.parent)[: len(before)] == before, "the log was changed by opening it"
+    assert wrong_rows(path.parent, stored_events(path.parent)) == []
 
 
 async def _go_on(env: Environment) -> dict[str, Any]:
@@ -147,7 +147,7 @@ async def _is(run: Instance[Any], status: Status) -> bool:
 
 def test_everything_goes_on_to_its_end(path: Path) -> None:
     """Under the present code, on the old log: each outcome is the one it would have had."""
-    before = stored_events(path)
+    before = stored_events(path.parent)
 
     async def main() -> dict[str, Any]:
         clock = VirtualClock(LATER)
@@ -172,12 +172,12 @@ def test_everything_goes_on_to_its_end(path: Path) -> None:
         "interrupted": ["completed", [1, 2]],
         "retried": ["completed", 2],
     }
-    after = stored_events(path)
+    after = stored_events(path.parent)
     assert after[: len(before)] == before, "events of the old release were changed"
     assert broken_chains(after) == []
     histories = histories_of(after)
     assert [bad for id, history in histories.items() if id[0] != "$" for bad in malformed(history)] == []
-    assert wrong_rows(path, after) == []
+    assert wrong_rows(path.parent, after) == []
 
 
 def test_an_upgraded_log_is_opened_again(path: Path) -> None:
@@ -198,7 +198,7 @@ def test_an_upgraded_log_is_opened_again(path: Path) -> None:
         again = log.execute("SELECT name, version, generation FROM wfes_projections ORDER BY name").fetchall()
     log.close()
     assert again == versions
-    assert wrong_rows(path, stored_events(path)) == []
+    assert wrong_rows(path.parent, stored_events(path.parent)) == []
 
 
 def _set_version(path: Path, version: int) -> None:
@@ -222,7 +222,7 @@ def test_rows_of_another_release_are_made_anew(path: Path, version: int) -> None
         log.execute("ALTER TABLE wfes_requests RENAME COLUMN instance TO inst")
     log.close()
     assert asyncio.run(main()) == ["asker"]
-    assert wrong_rows(path, stored_events(path)) == []
+    assert wrong_rows(path.parent, stored_events(path.parent)) == []
 
 
 @pytest.mark.parametrize(("version", "which"), [(0, "an older"), (99, "a newer")])
@@ -235,7 +235,7 @@ def test_a_process_whose_rows_another_release_made_anew_writes_nothing_more(
         async with Engine(url(path), workflows=old.WORKFLOWS, worker=False) as engine:
             await old.plain.start(1, id="before")
             _set_version(path, version)
-            head = len(stored_events(path))
+            head = len(stored_events(path.parent))
             with pytest.raises(
                 LogUnavailable, match=f"wfes_requests.*version {version}.*{which} release of wfes"
             ):
@@ -243,7 +243,7 @@ def test_a_process_whose_rows_another_release_made_anew_writes_nothing_more(
             with pytest.raises(LogUnavailable):
                 await (await engine.get("listener")).send("paid", 5)
             assert (await (await engine.get("listener")).refresh()).status == Status.LISTENING
-            assert len(stored_events(path)) == head
+            assert len(stored_events(path.parent)) == head
 
     asyncio.run(main())
 

@@ -16,7 +16,7 @@ import corpus
 import pytest
 import scenarios
 from checks import broken_chains, calls_in, doubled, histories_of, malformed, stored_events, wrong_rows
-from driver import url_of
+from places import url_of
 from scenarios import finished, spawn
 
 from wfes import (
@@ -40,10 +40,10 @@ def noted(tmp_path: Path) -> None:
 
 def check(folder: Path) -> dict[str, list[e.Recorded]]:
     """The instances' histories, once they are known to be whole."""
-    stored = stored_events(folder / "log.db")
+    stored = stored_events(folder)
     histories = histories_of(stored)
     instances = {stream: history for stream, history in histories.items() if not stream.startswith("$")}
-    problems = broken_chains(stored) + doubled(histories) + wrong_rows(folder / "log.db", stored)
+    problems = broken_chains(stored) + doubled(histories) + wrong_rows(folder, stored)
     for history in instances.values():
         problems += malformed(history)
     assert problems == []
@@ -71,19 +71,19 @@ def _finish_together(folder: Path, children: dict[str, Any]) -> list[str]:
 # ----------------------------------------------------------------------------------------- one instance
 
 
-def test_fifty_callers_in_two_processes_get_one_instance(tmp_path: Path) -> None:
+def test_fifty_callers_in_two_processes_get_one_instance(folder: Path) -> None:
     """get_or_create under 50 concurrent callers in two processes gives one instance."""
-    told = [out.split() for out in together(tmp_path, "get_or_create_all", "25")]
+    told = [out.split() for out in together(folder, "get_or_create_all", "25")]
     assert told[0] == told[1]
     assert len(told[0]) == 1
-    assert len(check(tmp_path)) == 1
+    assert len(check(folder)) == 1
 
 
-def test_callers_racing_the_end_get_an_active_instance_or_a_new_one(tmp_path: Path) -> None:
+def test_callers_racing_the_end_get_an_active_instance_or_a_new_one(folder: Path) -> None:
     """get_or_create while the instance ends: each generation is started once, and each caller gets one of them."""
 
     async def main() -> None:
-        async with Engine(url_of(tmp_path), workflows=[scenarios.small]) as engine:
+        async with Engine(url_of(folder), workflows=[scenarios.small]) as engine:
             ids: set[str] = set()
             for number in range(150):
                 run = await scenarios.small.get_or_create(key="k", input=number)
@@ -96,7 +96,7 @@ def test_callers_racing_the_end_get_an_active_instance_or_a_new_one(tmp_path: Pa
             assert {row.id for row in rows} == ids
 
     asyncio.run(main())
-    generations = [h[0].event for h in check(tmp_path).values()]
+    generations = [h[0].event for h in check(folder).values()]
     numbers = sorted(event.generation for event in generations if isinstance(event, e.WorkflowStarted))
     assert numbers == list(range(1, len(generations) + 1))
 
@@ -104,11 +104,11 @@ def test_callers_racing_the_end_get_an_active_instance_or_a_new_one(tmp_path: Pa
 # -------------------------------------------------------------------------------------------- one answer
 
 
-def test_first_of_fifty_answers_wins(tmp_path: Path) -> None:
+def test_first_of_fifty_answers_wins(folder: Path) -> None:
     """First answer wins under 50 concurrent provide; the other 49 are told that theirs did not count."""
 
     async def main() -> None:
-        async with Engine(url_of(tmp_path), workflows=[scenarios.question]) as engine:
+        async with Engine(url_of(folder), workflows=[scenarios.question]) as engine:
             for number in range(5):
                 run = await scenarios.question.start(number)
                 request = await corpus.first_request(engine, run.id, "answer")
@@ -126,24 +126,24 @@ def test_first_of_fifty_answers_wins(tmp_path: Path) -> None:
                 assert await run.result(timeout=20) == won[0]
 
     asyncio.run(main())
-    for history in check(tmp_path).values():
+    for history in check(folder).values():
         assert Counter(recorded.event.topic for recorded in history)["DataProvided"] == 1
 
 
-def test_first_of_fifty_answers_from_two_processes_wins(tmp_path: Path) -> None:
+def test_first_of_fifty_answers_from_two_processes_wins(folder: Path) -> None:
     """The same from two processes, with a third that runs the workflow."""
 
     async def main() -> None:
-        async with Engine(url_of(tmp_path), workflows=[scenarios.question]) as engine:
+        async with Engine(url_of(folder), workflows=[scenarios.question]) as engine:
             run = await scenarios.question.start(1)
             request = await corpus.first_request(engine, run.id, "answer")
-            children = {role: spawn("provide_all", tmp_path, role, request, "25") for role in ("1", "2")}
-            told = await asyncio.to_thread(_finish_together, tmp_path, children)
+            children = {role: spawn("provide_all", folder, role, request, "25") for role in ("1", "2")}
+            told = await asyncio.to_thread(_finish_together, folder, children)
             (won,) = [int(number) for out in told for number in out.split()]
             assert await run.result(timeout=20) == won
 
     asyncio.run(main())
-    check(tmp_path)
+    check(folder)
 
 
 # ------------------------------------------------------------------------------------------------- races
@@ -159,7 +159,7 @@ async def hasty(number: int, step: Step) -> int | None:
     return answer
 
 
-def test_a_time_out_racing_an_answer(tmp_path: Path) -> None:
+def test_a_time_out_racing_an_answer(folder: Path) -> None:
     """Exactly one of them wins, and whoever answered is told which."""
 
     async def race(engine: Engine, number: int, chance: random.Random) -> bool:
@@ -179,7 +179,7 @@ def test_a_time_out_racing_an_answer(tmp_path: Path) -> None:
 
     async def main() -> None:
         chance = random.Random(1)
-        async with Engine(url_of(tmp_path), workflows=[hasty]) as engine:
+        async with Engine(url_of(folder), workflows=[hasty]) as engine:
             for _ in range(6):
                 found = await asyncio.gather(*(race(engine, n, chance) for n in range(40)))
                 wins.update(found)
@@ -188,7 +188,7 @@ def test_a_time_out_racing_an_answer(tmp_path: Path) -> None:
     asyncio.run(main())
     assert wins[True] > 10, wins
     assert wins[False] > 10, wins
-    check(tmp_path)
+    check(folder)
 
 
 @workflow
@@ -203,7 +203,7 @@ def returning(number: int) -> int:
     return number
 
 
-def test_an_end_racing_a_cancel(tmp_path: Path) -> None:
+def test_an_end_racing_a_cancel(folder: Path) -> None:
     """Either it completed or it was cancelled; nobody is told anything else, and its history says the same."""
 
     async def race(number: int, chance: random.Random) -> Status:
@@ -224,7 +224,7 @@ def test_an_end_racing_a_cancel(tmp_path: Path) -> None:
 
     async def main() -> None:
         chance = random.Random(2)
-        async with Engine(url_of(tmp_path), workflows=[brief]):
+        async with Engine(url_of(folder), workflows=[brief]):
             for _ in range(6):
                 found = await asyncio.gather(*(race(n, chance) for n in range(40)))
                 ends.update(found)
@@ -233,10 +233,10 @@ def test_an_end_racing_a_cancel(tmp_path: Path) -> None:
     asyncio.run(main())
     assert ends[Status.COMPLETED] > 10, ends
     assert ends[Status.CANCELLED] > 10, ends
-    check(tmp_path)
+    check(folder)
 
 
-def test_a_send_racing_the_end_is_consumed_or_refused_or_kept(tmp_path: Path) -> None:
+def test_a_send_racing_the_end_is_consumed_or_refused_or_kept(folder: Path) -> None:
     """A send that returned stands in the history before the end; one that was refused does not stand there."""
 
     async def race(number: int, chance: random.Random) -> bool:
@@ -255,7 +255,7 @@ def test_a_send_racing_the_end_is_consumed_or_refused_or_kept(tmp_path: Path) ->
 
     async def main() -> None:
         chance = random.Random(3)
-        async with Engine(url_of(tmp_path), workflows=[brief]):
+        async with Engine(url_of(folder), workflows=[brief]):
             for _ in range(4):
                 found.update(await asyncio.gather(*(race(n, chance) for n in range(30))))
 
@@ -263,37 +263,37 @@ def test_a_send_racing_the_end_is_consumed_or_refused_or_kept(tmp_path: Path) ->
     asyncio.run(main())
     assert found[True] > 10, found
     assert found[False] > 10, found
-    check(tmp_path)
+    check(folder)
 
 
 # ---------------------------------------------------------------------------------------- two processes
 
 
 @pytest.mark.timeout(120)
-def test_two_processes_with_workers_share_two_hundred_instances(tmp_path: Path) -> None:
+def test_two_processes_with_workers_share_two_hundred_instances(folder: Path) -> None:
     """Two processes on one SQLite file, both with workers: 200 instances, each finished once."""
-    together(tmp_path, "work_off", "100")
-    instances = check(tmp_path)
+    together(folder, "work_off", "100")
+    instances = check(folder)
     assert len(instances) == 200
     for history in instances.values():
         topics = Counter(recorded.event.topic for recorded in history)
         assert topics["WorkflowCompleted"] == 1
         assert topics["StepCompleted"] == 2
-    assert Counter(calls_in(tmp_path / "calls")).most_common(1)[0][1] == 1, "a step ran twice"
+    assert Counter(calls_in(folder / "calls")).most_common(1)[0][1] == 1, "a step ran twice"
 
 
-def test_a_dead_process_s_instances_are_taken_over_at_once(tmp_path: Path) -> None:
+def test_a_dead_process_s_instances_are_taken_over_at_once(folder: Path) -> None:
     """On the same host a killed process's instances go on in another one at once, without a lease to wait for."""
-    child = spawn("hang", tmp_path)
+    child = spawn("hang", folder)
 
     async def main() -> float:
-        async with Engine(url_of(tmp_path), workflows=[scenarios.owned]) as engine:
-            (tmp_path / "go-").touch()
+        async with Engine(url_of(folder), workflows=[scenarios.owned]) as engine:
+            (folder / "go-").touch()
             run = await engine.get(scenarios.owned, "run")
             # The other is alive: nothing is taken from it.
             await asyncio.sleep(0.3)
             assert (await run.refresh()).status == Status.IN_PROGRESS
-            assert not (tmp_path / "working-").exists()
+            assert not (folder / "working-").exists()
             os.kill(child.pid, signal.SIGKILL)
             began = time.monotonic()
             child.communicate()
@@ -301,26 +301,26 @@ def test_a_dead_process_s_instances_are_taken_over_at_once(tmp_path: Path) -> No
             return time.monotonic() - began
 
     try:
-        scenarios.until(tmp_path / "working-a")
+        scenarios.until(folder / "working-a")
         assert asyncio.run(main()) < 3
     finally:
         child.kill()
         child.communicate()
-    history = check(tmp_path)["run"]
+    history = check(folder)["run"]
     assert [r.event.epoch for r in history if isinstance(r.event, e.RunClaimed)] == [1, 2]
 
 
-def test_a_dead_process_s_instances_are_taken_over_by_one_of_many(tmp_path: Path) -> None:
+def test_a_dead_process_s_instances_are_taken_over_by_one_of_many(folder: Path) -> None:
     """Several workers that see the same dead one: each instance is claimed by one of them."""
-    child = spawn("hang", tmp_path)
+    child = spawn("hang", folder)
 
     async def main() -> None:
-        await scenarios.file(tmp_path / "working-a")
-        engines = [Engine(url_of(tmp_path), workflows=[scenarios.owned], name=f"e{n}") for n in range(4)]
+        await scenarios.file(folder / "working-a")
+        engines = [Engine(url_of(folder), workflows=[scenarios.owned], name=f"e{n}") for n in range(4)]
         for engine in engines:
             await engine.open()
         try:
-            (tmp_path / "go-").touch()
+            (folder / "go-").touch()
             os.kill(child.pid, signal.SIGKILL)
             child.communicate()
             run = await engines[0].get(scenarios.owned, "run")
@@ -334,5 +334,5 @@ def test_a_dead_process_s_instances_are_taken_over_by_one_of_many(tmp_path: Path
     finally:
         child.kill()
         child.communicate()
-    history = check(tmp_path)["run"]
+    history = check(folder)["run"]
     assert [r.event.epoch for r in history if isinstance(r.event, e.RunClaimed)] == [1, 2]

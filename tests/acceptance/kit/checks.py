@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import projected
-from driver import read_acks, url_of
+from driver import read_acks
 from eventsourcing.persistence import Notification
+from places import NoLog, rows, url_of
 
 from wfes import Engine, WfesError
 from wfes.core import chain
@@ -26,17 +27,18 @@ from wfes_projections import inline
 Histories = dict[str, list[e.Recorded]]
 
 
-def stored_events(path: Path) -> list[Notification]:
-    """Every stored event of a SQLite log, in order, read without the engine."""
-    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-    try:
-        rows = connection.execute(
-            "SELECT originator_id, originator_version, topic, state, notification_id FROM wfes_events"
-            " ORDER BY notification_id"
-        )
-        return [Notification(*row) for row in rows]
-    finally:
-        connection.close()
+def stored_events(folder: Path, after: int = 0) -> list[Notification]:
+    """Every stored event of a trial's log behind a position, in order, read without the engine.
+
+    Raises:
+        NoLog: there is none.
+    """
+    found = rows(
+        folder,
+        "SELECT originator_id, originator_version, topic, state, notification_id FROM wfes_events"
+        f" WHERE notification_id > {after} ORDER BY notification_id",
+    )
+    return [Notification(*row) for row in found]
 
 
 def histories_of(stored: Iterable[Notification]) -> Histories:
@@ -47,13 +49,11 @@ def histories_of(stored: Iterable[Notification]) -> Histories:
     return found
 
 
-def settled(path: Path) -> set[tuple[str, str]]:
+def settled(folder: Path) -> set[tuple[str, str]]:
     """Steps whose result is recorded, each as (instance, path): they may not be called any more."""
-    if not path.exists():
-        return set()
     try:
-        stored = stored_events(path)
-    except sqlite3.OperationalError:
+        stored = stored_events(folder)
+    except NoLog:
         return set()  # It was killed before the schema was there.
     return {
         (recorded.originator_id, recorded.event.path)
@@ -187,11 +187,10 @@ _RECORDED_AS: dict[str, tuple[type[e.Event], ...]] = {
 }
 
 
-def wrong_rows(path: Path, stored: Sequence[Notification]) -> list[str]:
+def wrong_rows(folder: Path, stored: Sequence[Notification]) -> list[str]:
     """Where the live rows of state projections differ from a rebuild, found without an engine (G10)."""
     projections = inline()
     rebuilt = sqlite3.connect(":memory:")
-    live = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     try:
         for projection in projections:
             for sql in projection.create:
@@ -200,13 +199,12 @@ def wrong_rows(path: Path, stored: Sequence[Notification]) -> list[str]:
         problems: list[str] = []
         for projection in projections:
             query = f'SELECT * FROM "{projection.name}"'
-            there, here = (set(connection.execute(query)) for connection in (live, rebuilt))
+            there, here = set(rows(folder, query)), set(rebuilt.execute(query))
             if there != here:
                 problems.append(f"{projection.name}: too much {there - here}, missing {here - there}")
         return problems
     finally:
         rebuilt.close()
-        live.close()
 
 
 class _Target:
@@ -291,8 +289,7 @@ def unannounced(histories: Histories, calls: Sequence[tuple[str, str, int]]) -> 
 
 def problems_of(folder: Path) -> list[str]:
     """Everything that is wrong with a trial's log and notes."""
-    path = folder / "log.db"
-    stored = stored_events(path)
+    stored = stored_events(folder)
     histories = histories_of(stored)
     problems = broken_chains(stored)
     for stream, history in histories.items():
@@ -303,7 +300,7 @@ def problems_of(folder: Path) -> list[str]:
                 evolve(state, recorded.event, recorded.originator_version)
     problems += doubled(histories)
     problems += lost(histories, read_acks(folder / "acks"))
-    problems += wrong_rows(path, stored)
+    problems += wrong_rows(folder, stored)
     problems += unannounced(histories, calls_in(folder / "calls"))
     problems += asyncio.run(_unlike_rebuilt(folder))
     return problems

@@ -17,6 +17,7 @@ from typing import Any
 
 import corpus
 import projected
+from places import url_of
 
 from wfes import (
     Engine,
@@ -191,11 +192,6 @@ GROUPS: tuple[tuple[str, ...], ...] = (
     ("parent", "caller", "starter", "provider"),
 )
 """Cases that share a log in a crash test."""
-
-
-def url_of(folder: Path) -> str:
-    """The log's URL in a trial's folder."""
-    return f"sqlite:///{folder}/log.db"
 
 
 async def _run(engine: Engine, id: str, acks: Acks) -> list[Any]:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from driver import url_of
+from places import url_of
 
 from wfes import Engine, Projection, ProjectionEvent, Reader, Row, Rows, on, query
 from wfes.core import chain

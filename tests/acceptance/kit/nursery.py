@@ -88,7 +88,7 @@ def run_trial(folder: Path, ids: Sequence[str], kills: Sequence[str | float]) ->
         killed += os.WIFSIGNALED(status)
         if os.WIFEXITED(status) and os.WEXITSTATUS(status):
             problems.append((folder / "failed").read_text())
-        marks.append((checks.settled(folder / "log.db"), calls.stat().st_size if calls.exists() else 0))
+        marks.append((checks.settled(folder), calls.stat().st_size if calls.exists() else 0))
     status = _in_child(partial(_finish, folder, ids), folder, None)
     if status:
         failed = folder / "failed"

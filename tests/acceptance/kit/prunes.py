@@ -11,7 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
-from driver import url_of
+from places import url_of
 
 from wfes import Engine
 from wfes.log import archive, faults

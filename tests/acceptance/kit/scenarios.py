@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import corpus
-from driver import url_of
+from places import url_of
 
 from wfes import Engine, Instance, LogUnavailable, RequestNotPending, Status, Step, workflow
 from wfes.core.state import ACTIVE
