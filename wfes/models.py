@@ -348,7 +348,10 @@ class Models:
             except Exception as error:
                 if entry.version >= projection.version:
                     raise
-                raise ProjectionNotReady(projection.name, self._progress(view, entry, projection)) from error
+                # A snapshot of its own: after a failed statement some databases answer nothing more in the first.
+                with follow.store.snapshot() as later:
+                    progress = self._progress(later, entry, projection)
+                raise ProjectionNotReady(projection.name, progress) from error
         return Answer(value, self._reflected(follow, entry))
 
     def _progress(self, view: View, entry: Entry, projection: Projection) -> str:
@@ -433,6 +436,9 @@ class Models:
             yield
         finally:
             self._waiting -= 1
+            if not self._waiting:
+                for follow in self._follows.values():
+                    follow.wanted = 0  # nobody needs a checkpoint sooner than it comes by itself
 
     async def _changed(self, follow: Follow, pulse: asyncio.Event, until: Deadline) -> bool:
         """Waits for something to have changed; False: the time is over."""
