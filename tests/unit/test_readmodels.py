@@ -172,7 +172,7 @@ def test_bad_questions() -> None:
             with pytest.raises(TypeError, match="not None"):
                 await engine.retry_projection(None)  # type: ignore[arg-type]
             for question in (SameName, SameTable):
-                asked = query(lambda self, rows: 1).__get__(None, question)()  # type: ignore[arg-type]
+                asked = query(lambda self, rows: 1).__get__(None, question)()
                 with pytest.raises(UnknownProjection, match="no projection"):
                     await engine.query(asked)
             for call in (engine.retry_projection, engine.rebuild_projection, engine.check_projection):

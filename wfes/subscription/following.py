@@ -132,6 +132,7 @@ class Follow:
             self._wait_out(error)
         except UnknownEvent as error:
             self._break(error)
+            logger.error("projection %r is not followed any further: %s", self.projection.name, error)
         except Exception as error:
             self._break(error)
             logger.exception("projection %r cannot be followed by this engine", self.projection.name)

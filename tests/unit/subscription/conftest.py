@@ -106,7 +106,7 @@ def shaken(kind: str, at: int) -> Generator[list[ShakyLog]]:
     """Within the block, every log that is opened has such a commit."""
     made: list[ShakyLog] = []
 
-    def wrap(log: Log) -> Log:
+    def wrap(log: Log) -> Any:
         made.append(ShakyLog(log, kind, at))
         return made[-1]
 

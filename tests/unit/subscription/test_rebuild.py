@@ -123,7 +123,7 @@ def test_a_rebuild_gives_the_same_rows_and_leaves_nothing(
             database.execute("UPDATE seen SET times = 7")
             database.commit()
             told: list[tuple[int, int]] = []
-            await engine.rebuild_projection("orders", lambda *done: told.append(done))
+            await engine.rebuild_projection("orders", lambda done, total: told.append((done, total)))
             assert told[-1] == (540, 540)
             assert await counts(engine) == (30, 180, 1)
             histories(url, 60, 10)
@@ -345,7 +345,7 @@ def test_state_projections_of_another_release_are_built_beside(
     assert len(before) == 200
     assert log.read("SELECT count(*) FROM wfes_work") == [(0,)]
     assert bring_up(log, inline()) == []
-    newer = [Older(projection) for projection in inline()]
+    newer: Any = [Older(projection) for projection in inline()]
     histories(url, 200, 20)
     assert len(bring_up(log, newer)) == len(newer)
     assert log.read("SELECT count(*) FROM wfes_instances") == [(220,)]
