@@ -14,6 +14,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from wfes.actor import asked_by, current_cause
+from wfes.concurrency import slot_value
 from wfes.core import decide, durations, ids
 from wfes.core.codec import ABSENT
 from wfes.core.durations import Duration
@@ -79,7 +80,7 @@ class Calls:
         refuse_connection(connection)
         definition = self.definition(workflow)
         name = definition.name if definition is not None else checked_name(workflow, "workflow")
-        sealed = self._sealed_input(definition, name, input)
+        sealed, counts_as = self._sealed_input(definition, name, input)
         scope = scopes.current()
         derived = False
         if id is not None:
@@ -108,6 +109,7 @@ class Calls:
             known=name in self._workflows,
             others=() if name in self._workflows else tuple(self._workflows),
             derived=derived,
+            counts_as=counts_as,
         )
 
     def get_or_create(
@@ -121,11 +123,17 @@ class Calls:
         """A get-or-create; `options` are those of `start`."""
         return GetOrCreate(self.start(workflow, key=_text(key, "key"), **options), checked_statuses(statuses))
 
-    def _sealed_input(self, definition: Workflow[Any, Any] | None, name: str, input: Any) -> Sealed:
+    def _sealed_input(
+        self, definition: Workflow[Any, Any] | None, name: str, input: Any
+    ) -> tuple[Sealed, tuple[str, str] | None]:
+        """The input ready to be recorded, and what it counts as where the workflow's concurrency has a key."""
         where = f"input of workflow {name!r}"
         if definition is None:
-            return self._values.seal(input, where)
-        return self._values.seal(definition.validate_input(input), where, definition.input_type)
+            return self._values.seal(input, where), None
+        fitting = definition.validate_input(input)
+        field = None if definition.concurrency is None else definition.concurrency.key
+        counts_as = None if field is None else (field, slot_value(fitting, field))
+        return self._values.seal(fitting, where, definition.input_type), counts_as
 
     def definition(self, workflow: object) -> Workflow[Any, Any] | None:
         """The workflow that a caller names; None where this engine knows the name alone.

@@ -8,7 +8,6 @@ opened and closed, and in which order, says `wfes.parts`.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 from collections.abc import Collection, Coroutine, Iterable, Mapping
@@ -54,7 +53,6 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 T = TypeVar("T")
 
-_log = logging.getLogger("wfes")
 
 URL_DEFAULT = "sqlite:///wfes.db"
 
@@ -524,15 +522,9 @@ class Engine(Reading, Insights, Schedules, Pruning):
 
 
 def _say_unsupported(workflows: Iterable[Workflow[Any, Any]]) -> None:
-    """Refuses what cannot run, and warns of options that this release does not act upon."""
+    """Refuses what cannot run."""
     for workflow in workflows:
         if workflow.wants("execute"):
             raise NotSupported(
                 f"workflow {workflow.name!r} takes `execute`, which this release of wfes does not have yet"
             )
-        given = {
-            "concurrency": workflow.concurrency,
-        }
-        for option, value in given.items():
-            if value:
-                _log.warning("workflow %r: %s= has no effect in this release of wfes", workflow.name, option)

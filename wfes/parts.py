@@ -32,7 +32,6 @@ from wfes.runtime.commands import Claim, Command, Define, GetOrCreate, Start, Su
 from wfes.runtime.pruning import Archivist
 from wfes.runtime.reactions import REACTIONS
 from wfes.runtime.retention import Retention
-from wfes.runtime.scheduler import Scheduler
 from wfes.runtime.schedule_commands import DefineSchedules, declared
 from wfes.runtime.scheduler import Scheduler
 from wfes.runtime.values import Values
@@ -437,6 +436,8 @@ def _definition(workflow: Workflow[Any, Any], now: int) -> e.WorkflowDefined:
         digest=workflow.digest,
         deadline=workflow.deadline_micros,
         retention=workflow.retention_micros,
+        concurrency=None if workflow.concurrency is None else workflow.concurrency.limit,
+        concurrency_key=None if workflow.concurrency is None else workflow.concurrency.key,
     )
 
 

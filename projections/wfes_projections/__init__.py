@@ -13,6 +13,7 @@ from wfes_projections.progress import Progress
 from wfes_projections.requests import Requests
 from wfes_projections.retention import Archived, Ended, Retentions
 from wfes_projections.schedules import Schedules
+from wfes_projections.slots import Limits, SlotCounts, Slots, SlotTotals
 from wfes_projections.statistics import Statistics
 from wfes_projections.subscriptions import Subscriptions
 from wfes_projections.timers import Timers
@@ -27,11 +28,15 @@ __all__ = [
     "Inbox",
     "InstanceTags",
     "Instances",
+    "Limits",
     "Listeners",
     "Progress",
     "Requests",
     "Retentions",
     "Schedules",
+    "SlotCounts",
+    "SlotTotals",
+    "Slots",
     "Statistics",
     "Subscriptions",
     "Timers",
@@ -62,6 +67,10 @@ def inline() -> list[StateProjection]:
         Ended(),
         Archived(),
         Retentions(),
+        Limits(),
+        Slots(),
+        SlotCounts(),
+        SlotTotals(),
     ]
 
 

@@ -11,11 +11,6 @@ from wfes import Engine, NotSupported, Status, Step, workflow
 from wfes.handler.execution import Execution
 
 
-@workflow(concurrency=2)
-async def optioned(step: Step) -> None:
-    pass
-
-
 @workflow
 async def agent(step: Step, execute: Any) -> None:
     pass
@@ -24,12 +19,6 @@ async def agent(step: Step, execute: Any) -> None:
 @workflow
 async def plain(step: Step) -> str:
     return "done"
-
-
-def test_options_without_effect_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    Engine("sqlite://", workflows=[optioned])
-    for option in ("concurrency=",):
-        assert any(option in text and "'optioned'" in text for text in caplog.messages)
 
 
 def test_a_parameter_that_nothing_fills_is_refused() -> None:

@@ -134,7 +134,7 @@ def _provide(state: InstanceState, command: Provide, now: int) -> Decision:
 def _cancel(state: InstanceState, command: Cancel, now: int) -> Decision:
     if state.ended is not None or state.cancel or state.interrupted is not None:
         return []
-    if not state.ran and not state.retries:
+    if not state.ran and (not state.retries or state.is_held):
         return [e.WorkflowCancelled(at=now, reason=command.reason, actor=command.actor, cause=command.cause)]
     return [e.CancelRequested(at=now, reason=command.reason, actor=command.actor, cause=command.cause)]
 
@@ -200,6 +200,9 @@ def _claim(state: InstanceState, command: Claim, now: int) -> Decision:
         return []
     if not state.ran and state.deadline is not None and state.deadline <= now:
         return [e.WorkflowTimedOut(at=now, reason="its deadline passed before it could run")]
+    if state.slot is not None and not state.slot.granted and not state.ran:
+        # One that was retried and waits for a slot has nothing under way that a cancellation would have to reach.
+        return [e.WorkflowCancelled(at=now, reason=state.cancel_reason)] if state.cancel else []
     if state.fruitless >= FRUITLESS_MAX and state.worker is not None:
         report = (
             f"{state.fruitless} workers in a row died with it before its handler came to its next event: the "

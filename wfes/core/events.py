@@ -78,6 +78,10 @@ class WorkflowStarted(Command):
     ``parent_path`` name the instance and the place whose ``execute_workflow`` or recorded call started it;
     ``not_before`` is the earliest moment it may run; ``deadline`` bounds its whole life; ``seed`` feeds
     ``step.random()`` and ``step.uuid()``; ``generation`` counts the instances of one key.
+
+    Where the workflow's concurrency is limited: ``slot_by`` is the field of the input that it counts by (empty: all
+    instances count together), ``slot_value`` this instance's value of it (None: not known to whoever started it),
+    ``slot_place`` a number that rises from start to start, for those that are started at the same moment.
     """
 
     workflow: str
@@ -94,6 +98,9 @@ class WorkflowStarted(Command):
     seed: str = ""
     forked_from: str | None = None
     forked_at: int = 0
+    slot_by: str | None = None
+    slot_value: str | None = None
+    slot_place: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +113,24 @@ class RunClaimed(Event):
     worker: str
     epoch: int
     code: Json = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotSought(Event):
+    """It counts for its workflow's limit from here on, by the field ``by`` with this ``value``: it stands in the queue
+    for a slot, or holds one where it has run.
+
+    Where its start says so already, this stands only if that was not known then, was another field, or its time had
+    not come.
+    """
+
+    by: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotGranted(Event):
+    """It has a slot from here on, until it ends: a worker may claim it. (A claim at its start grants one as well.)"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -482,7 +507,8 @@ class WorkflowDefined(Event):
     """On a workflow's stream: an engine with a new definition of it was opened.
 
     ``on``: names of the published events that start it. ``retention``: microseconds that an ended instance's history
-    stays in the log before it is archived.
+    stays in the log before it is archived. ``concurrency``: how many instances have a slot at a time, for each value of
+    the input's field ``concurrency_key`` where there is one.
     """
 
     workflow: str
@@ -491,6 +517,8 @@ class WorkflowDefined(Event):
     digest: str = ""
     deadline: int | None = None
     retention: int | None = None
+    concurrency: int | None = None
+    concurrency_key: str | None = None
 
 
 # ------------------------------------------------------------------------------------ a schedule's stream

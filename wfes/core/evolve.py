@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from wfes.core import events as e
-from wfes.core.state import FAILURES_KEPT, InstanceState, OpenWait, Progress, Status, StepState
+from wfes.core.state import FAILURES_KEPT, InstanceState, OpenWait, Progress, Slot, Status, StepState
 
 _Applier = Callable[[InstanceState, Any, int], None]
 
@@ -58,6 +58,25 @@ def _started(state: InstanceState, event: e.WorkflowStarted, version: int) -> No
     state.created_at = state.status_since = event.at
     state.not_before = event.not_before
     state.deadline = event.deadline
+    if event.slot_by is not None:
+        since = max(event.at, event.not_before)
+        queued = event.slot_value is not None and not event.not_before
+        state.slot = Slot(event.slot_by, event.slot_value, event.slot_place, since, queued)
+
+
+def _slot_sought(state: InstanceState, event: e.SlotSought, version: int) -> None:
+    slot = state.slot
+    if slot is None:
+        since = max(state.status_since, state.not_before)
+        slot = state.slot = Slot(event.by, event.value, 0, since, granted=state.ran)
+    slot.by = event.by
+    slot.value = event.value
+    slot.queued = True
+
+
+def _slot_granted(state: InstanceState, event: e.SlotGranted, version: int) -> None:
+    if state.slot is not None:
+        state.slot.granted = True
 
 
 def _claimed(state: InstanceState, event: e.RunClaimed, version: int) -> None:
@@ -67,6 +86,8 @@ def _claimed(state: InstanceState, event: e.RunClaimed, version: int) -> None:
     state.epoch = event.epoch
     state.code = event.code
     state.ran = True
+    if state.slot is not None:
+        state.slot.granted = True
     state.waiting = False
     state.timers.clear()
     for step in state.steps.values():
@@ -178,6 +199,10 @@ def _retried(state: InstanceState, event: e.WorkflowRetried, version: int) -> No
     state.waiting = False
     state.not_before = 0
     state.deadline = event.deadline
+    if state.slot is not None:
+        state.slot.since = event.at
+        state.slot.queued = state.slot.value is not None
+        state.slot.granted = False
     if event.path is not None:
         state.steps.pop(event.path, None)
 
@@ -332,6 +357,8 @@ def _nothing(state: InstanceState, event: e.Event, version: int) -> None:
 APPLIERS: dict[type[e.Event], _Applier] = {
     e.WorkflowStarted: _started,
     e.RunClaimed: _claimed,
+    e.SlotSought: _slot_sought,
+    e.SlotGranted: _slot_granted,
     e.RunReleased: _released,
     e.WorkflowCompleted: _completed,
     e.WorkflowFailed: _failed,

@@ -135,6 +135,27 @@ class StepState:
 
 
 @dataclass(slots=True)
+class Slot:
+    """An instance's part in its workflow's limited concurrency.
+
+    Attributes:
+        by: the field of the input that it counts by; empty: all instances count together.
+        value: its value of that field as JSON text; empty where all count together, None where it is not known yet.
+        place: decides between those that stand in the queue since the same moment.
+        queued: it stands in the queue, or has stood there.
+        granted: it has a slot.
+        since: from when on it stands in the queue, in microseconds.
+    """
+
+    by: str
+    value: str | None
+    place: int
+    since: int
+    queued: bool = False
+    granted: bool = False
+
+
+@dataclass(slots=True)
 class Progress:
     """A progress checkpoint, ``at`` in microseconds."""
 
@@ -176,6 +197,8 @@ class InstanceState:
     """Version of the newest event that came from outside."""
     waiting: bool = False
     """Released, and only a due time or something from outside makes it go on."""
+    slot: Slot | None = None
+    """Its part in its workflow's limited concurrency; None: it has none, as far as is recorded."""
     # ends
     ended: Status | None = None
     output: Json = None
@@ -235,11 +258,19 @@ class InstanceState:
         if self.paused:
             return self.deadline
         if not self.ran:
+            if self.is_held:
+                return self.deadline
             due = self.not_before
             return due if self.deadline is None else min(due, self.deadline)
         if not self.waiting or self.takes_something():
             return 0
         return self.due_at()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it stands in the queue for a slot of its workflow's limited concurrency."""
+        slot = self.slot
+        return slot is not None and slot.queued and not slot.granted and self.ended is None
 
     def takes_something(self) -> bool:
         """Whether something from outside stands in the history that an open wait is about to take."""

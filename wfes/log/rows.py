@@ -113,15 +113,20 @@ def _add_up(
     target: Target, projection: StateProjection, pairs: Iterable[tuple[Mapping[Row, Row], Mapping[Row, Row]]]
 ) -> None:
     """Adds what changed to a projection's sums: one row a key, however many instances changed."""
-    sums: dict[Row, int] = {}
+    sums: dict[Row, list[int]] = {}
+
+    def add(rows: Mapping[Row, Row], sign: int) -> None:
+        for key, row in rows.items():
+            numbers = row[len(key) :]
+            found = sums.setdefault(key, [0] * len(numbers))
+            for index, number in enumerate(numbers):
+                found[index] += sign * number
+
     for before, after in pairs:
-        if before == after:
-            continue
-        for key, row in before.items():
-            sums[key] = sums.get(key, 0) - row[-1]
-        for key, row in after.items():
-            sums[key] = sums.get(key, 0) + row[-1]
-    if added := [(*key, number) for key, number in sums.items() if number]:
+        if before != after:
+            add(before, -1)
+            add(after, 1)
+    if added := [(*key, *numbers) for key, numbers in sums.items() if any(numbers)]:
         target.executemany(projection.upsert, added)
-    if emptied := [key for key, number in sums.items() if number < 0]:
+    if emptied := [key for key, numbers in sums.items() if min(numbers) < 0]:
         target.executemany(projection.delete, emptied)

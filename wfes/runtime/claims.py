@@ -17,8 +17,10 @@ from typing import Any
 
 from wfes.core import events as e
 from wfes.core.decide import Claim, decide
+from wfes.core.state import InstanceState
 from wfes.log.port import Row, Tx
 from wfes.runtime import leases
+from wfes.runtime.admission import Admission
 
 Json = Any
 Read = Callable[[str, Sequence[object]], list[Row]]
@@ -50,15 +52,23 @@ class Work:
     Each workflow is looked at by itself, for then the index gives the first few without reading the others.
     """
 
-    def __init__(self, workflows: Collection[str]) -> None:
-        """Makes it for the workflows of these names."""
+    def __init__(self, workflows: Collection[str], admission: Admission | None = None) -> None:
+        """Makes it for the workflows of these names, whose instances are admitted so where that is limited."""
         self._names = list(workflows)
+        self.admission = admission
         self._due_sql = _DUE.format(", ".join(["(?)"] * len(self._names)))
         self._owned_sql = _OWNED.format(", ".join("?" * len(self._names)))
 
     def next_due(self, read: Read) -> int | None:
         """When the first instance that nobody owns may be claimed, in microseconds; perhaps a past moment."""
-        return min((due for _, due in self._due(read) if due is not None), default=None)
+        return self.look(read)[0]
+
+    def look(self, read: Read) -> tuple[int | None, bool]:
+        """As `next_due`, and whether any instance waits for a slot."""
+        queueing, admits = (False, False) if self.admission is None else self.admission.look(read)
+        if admits:
+            return 0, queueing
+        return min((due for _, due in self._due(read) if due is not None), default=None), queueing
 
     def _due(self, read: Read) -> list[Row]:
         """Each workflow with when its first instance that nobody owns may be claimed."""
@@ -99,6 +109,7 @@ class Claimed:
         more: there is probably more to claim at once.
         progressed: something was claimed or ended.
         next_due: when the first instance that nobody owns is due, in microseconds.
+        queueing: some instance waits for a slot of its workflow's limited concurrency.
         cleared: dead workers that own nothing any more.
         foreign: dead workers that own only instances of workflows that are not known here.
     """
@@ -107,6 +118,7 @@ class Claimed:
     more: bool = False
     progressed: bool = False
     next_due: int | None = None
+    queueing: bool = False
     cleared: list[str] = field(default_factory=list[str])
     foreign: list[str] = field(default_factory=list[str])
 
@@ -154,6 +166,9 @@ class ClaimRunnable:
         budget = _Budget(self._limit)
         for dead in self._dead:
             self._take_over(tx, dead, budget, claimed)
+        admission = self._work.admission
+        if admission is not None and admission.admit(tx):
+            claimed.more = claimed.progressed = True
         if budget.left:
             wanted = budget.left
             ids = self._work.runnable(tx.query, tx.now, wanted)
@@ -161,7 +176,7 @@ class ClaimRunnable:
                 claimed.more = True
         else:
             claimed.more = True
-        claimed.next_due = self._work.next_due(tx.query)
+        claimed.next_due, claimed.queueing = self._work.look(tx.query)
         return claimed
 
     def _take_over(self, tx: Tx, dead: str, budget: _Budget, claimed: Claimed) -> None:
@@ -188,6 +203,8 @@ class ClaimRunnable:
                 continue
             state = tx.state(id)
             assert state is not None
+            if not state.ran and not self._admitted(tx, state, claimed):
+                continue
             command = commands.get(state.workflow)
             if command is None:
                 code = self._codes[state.workflow]
@@ -205,6 +222,17 @@ class ClaimRunnable:
                 budget.instances -= 1
         budget.events -= sum(map(len, histories.values()))
         return budget.events <= 0 and len(histories) < len(ids)
+
+    def _admitted(self, tx: Tx, state: InstanceState, claimed: Claimed) -> bool:
+        """Whether it may run as far as its workflow's limit goes; else it was put into the queue."""
+        admission = self._work.admission
+        if admission is None:
+            return True
+        version = state.version
+        passes = admission.passes(tx, state)
+        if not passes and state.version != version:
+            claimed.more = claimed.progressed = True
+        return passes
 
 
 class _Budget:

@@ -31,6 +31,7 @@ from wfes.errors import (
     WfesError,
 )
 from wfes.log.port import Tx
+from wfes.runtime.admission import Limit, has_room, limit_of
 from wfes.runtime.descriptions import description, same_tree
 from wfes.runtime.streams import event_stream, key_stream, workflow_stream
 from wfes.runtime.values import Blobs
@@ -112,6 +113,8 @@ class Start:
         others: the workflows that the engine knows instead, for the error.
         derived: the id was made of the caller's own place, so an instance that has it is this start's own.
         claim: who is to run it at once, where nothing delays it.
+        counts_as: the field that the workflow's concurrency is limited by, as the caller knows it, and this input's
+            value of it.
         state: after ``run``: the instance's state, the command's own.
         history: after ``run``: its whole history, where ``claim`` took it; else empty.
     """
@@ -135,6 +138,7 @@ class Start:
     others: tuple[str, ...] = ()
     derived: bool = False
     claim: Claim | None = None
+    counts_as: tuple[str, str] | None = None
     state: InstanceState | None = field(default=None, init=False)
     history: list[e.Recorded] = field(default_factory=list[e.Recorded], init=False)
 
@@ -166,6 +170,11 @@ class Start:
             generation = tx.append(
                 key_stream(self.workflow, self.key), [e.KeyAssigned(at=now, instance=self.id)]
             )
+        limit = limit_of(tx, self.workflow)
+        value = None if limit is None else self._slot_value(limit)
+        claim = None if self.delay else self.claim
+        if claim is not None and limit is not None:
+            claim = None if value is None or not has_room(tx, self.workflow, limit, value) else claim
         for digest, content in self.blobs:
             tx.put_blob(digest, content)
         events: list[e.Event] = [
@@ -183,18 +192,27 @@ class Start:
                 deadline=None if deadline is None else now + deadline,
                 tags=self.tags,
                 seed=self.seed,
+                slot_by=None if limit is None else limit.by,
+                slot_value=value,
+                slot_place=0 if limit is None else tx.position + 1,
                 actor=self.actor,
                 cause=self.cause,
             )
         ]
-        if self.claim is not None and not self.delay:
-            events.append(e.RunClaimed(at=now, worker=self.claim.worker, epoch=1, code=self.claim.code))
+        if claim is not None:
+            events.append(e.RunClaimed(at=now, worker=claim.worker, epoch=1, code=claim.code))
         tx.append(self.id, events)
         history = [e.Recorded(self.id, version, event) for version, event in enumerate(events, 1)]
         if len(history) > 1:
             self.history = history
         self.state = fold(self.id, history)
         return description(self.state, new=True)
+
+    def _slot_value(self, limit: Limit) -> str | None:
+        """What it counts as; None: the caller does not know, or knows another field than the newest definition."""
+        if not limit.by:
+            return ""
+        return self.counts_as[1] if self.counts_as is not None and self.counts_as[0] == limit.by else None
 
 
 @dataclass(slots=True)

@@ -33,6 +33,7 @@ from wfes.handler.execution import Execution, Host
 from wfes.handler.outbox import SetAside
 from wfes.log.port import Log, Member
 from wfes.runtime import leases
+from wfes.runtime.admission import Admission
 from wfes.runtime.claims import CLAIMS_MAX, Claimed, ClaimRunnable, Work
 from wfes.runtime.clock import Cancellable, Clock
 from wfes.runtime.membership import Membership, Queue, Signature
@@ -72,6 +73,9 @@ _WAKING: tuple[type[e.Event], ...] = (
     e.EventReceived,
     e.DataProvided,
     e.TargetEnded,
+    e.SlotSought,
+    e.SlotGranted,
+    e.WorkflowDefined,
 )
 """Events that can make an instance runnable that nobody has in memory."""
 
@@ -111,6 +115,7 @@ class Worker:
     Attributes:
         loop: the event loop, on whose thread everything here happens.
         clock: its clock.
+        log: the engine's log.
         worker: this worker's id, never used before.
         values: where user values are sealed and opened.
         engine: the engine, for recorded calls.
@@ -152,6 +157,7 @@ class Worker:
             raise ValueError(f"max_running is {max_running!r}; it must be at least 1")
         self.loop = asyncio.get_running_loop()
         self.clock = clock
+        self.log = log
         self.worker = leases.new_worker_id()
         self.values = values
         self.engine = engine
@@ -161,7 +167,7 @@ class Worker:
         self._writer = writer
         self._workflows = workflows
         self._codes = {name: code_of(workflow) for name, workflow in workflows.items()}
-        self._work = Work(workflows)
+        self._work = Work(workflows, Admission(workflows, values))
         self._max_running = max_running
         self._execution = execution
         signature = Signature(self.worker, name, self._codes, machine or leases.Machine.here())
@@ -180,6 +186,7 @@ class Worker:
         self._scan_at = 0.0
         self._dead: dict[str, None] = {}
         self._left_to_others: set[str] = set()
+        self._queueing = False
         self._due: int | None = None
         self._timer: Cancellable | None = None
         # stopping
@@ -330,6 +337,8 @@ class Worker:
         for recorded in batch.events:
             id = recorded.originator_id
             event = recorded.event
+            if self._queueing and event.terminal:
+                waking.add(id)  # perhaps somebody waits for the slot it had
             if isinstance(event, e.RunClaimed):
                 waking.discard(id)
                 execution = self._running.get(id)
@@ -441,7 +450,7 @@ class Worker:
         if not self._accepting or self._claiming or not self._workflows:
             return
         try:
-            due = self._work.next_due(self._log.read)
+            due, self._queueing = self._work.look(self._log.read)
         except WfesError:
             self._arm(self.clock.now() + RETRY_MICROS)
             return
@@ -464,6 +473,7 @@ class Worker:
 
     def _claimed(self, limit: int, claimed: Claimed) -> None:
         self._claiming = False
+        self._queueing = claimed.queueing
         self._reserved += len(claimed.histories) - limit
         for history in claimed.histories:
             self.begin(history[0].originator_id, history)

@@ -61,13 +61,13 @@ class OwnerProjection(StateProjection, Protocol):
 class SumProjection(StateProjection, Protocol):
     """A state projection whose table holds sums over all instances, not each one's rows.
 
-    ``rows(state)`` is what an instance adds: key -> the key and a whole number. The table has one row a key with the
-    sum of these, and none where it is 0. A commit writes the sum of its changes, one row a key.
+    ``rows(state)`` is what an instance adds: key -> the key and a whole number, or several. The table has one row a key
+    with the sum of these, and none where all are 0. A commit writes the sum of its changes, one row a key.
 
     Attributes:
         summed: True; tells it from others.
-        upsert: adds to a sum; its parameters are the key and a number, which may be negative.
-        delete: removes a sum that is 0; its parameters are the key.
+        upsert: adds to a sum; its parameters are the key and the numbers, which may be negative.
+        delete: removes a row whose sums are 0; its parameters are the key.
     """
 
     summed: bool
