@@ -19,7 +19,7 @@ from wfes.subscription.projection import Projection, on
 from wfes.subscription.registry import LIVE, Entry
 from wfes.subscription.runner import Runner
 from wfes.subscription.stores import LogStore, Overtaken
-from wfes.subscription.table import Row
+from wfes.subscription.table import SQLITE, Row
 from wfes_projections import Archived
 
 
@@ -67,7 +67,7 @@ class Bench:
 
     def __init__(self, path: Path) -> None:
         self.log = SQLiteLog(path)
-        self.log.open([registry.CREATE, *Archived().create, *Count.table.create(LogStore.dialect)])
+        self.log.open([registry.CREATE, *Archived().create, *Count.table.create(SQLITE)])
         self.store = LogStore(self.log, self._submit)
         self.store.write(lambda target: registry.put(target.query, Entry("counting", 1, 0, LIVE)))
         self._written = 0
