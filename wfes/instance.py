@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 
+from wfes.concurrency import held_reason
 from wfes.core.codec import ABSENT, Json
 from wfes.core.durations import Duration
 from wfes.core.error_info import ErrorInfo
@@ -102,8 +103,12 @@ class Instance(Generic[Out_co]):
 
     @property
     def reason(self) -> str | None:
-        """Why it was paused, cancelled, aborted or timed out, where that was said."""
-        return self._state.pause_reason if self._state.paused else self._state.reason
+        """Why it was paused, cancelled, aborted or timed out, where that was said; why it is held, where it is pending
+        because its workflow's `concurrency=` has no slot free."""
+        state = self._state
+        if state.slot is not None and state.status is Status.PENDING and state.is_held:
+            return held_reason(state.slot.by, state.slot.value)
+        return state.pause_reason if state.paused else state.reason
 
     @property
     def state(self) -> Any:

@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar, cast
 import orjson
 
 from wfes.calls import checked_statuses, checked_tags
+from wfes.concurrency import held_reason
 from wfes.core.state import Status
 from wfes.definition import Workflow
 from wfes.instance import Instance
@@ -82,6 +83,7 @@ class Lists:
     ) -> Page[InstanceRow]:
         """A page of instances, as `Engine.instances` documents it."""
         from wfes_projections import instances as projection
+        from wfes_projections import slots
 
         if order not in ("newest", "oldest"):
             raise ValueError(f"order is {order!r}; it must be 'newest' or 'oldest'")
@@ -104,6 +106,8 @@ class Lists:
 
         def read(snapshot: Snapshot) -> Page[InstanceRow]:
             found, behind = projection.find(snapshot.query, wanted, cursor=place, newest=newest, limit=limit)
+            pending = [row.id for row in found if row.status == Status.PENDING]
+            reasons = {id: held_reason(*why) for id, why in slots.held(snapshot.query, pending).items()}
             items = [
                 InstanceRow(
                     id=row.id,
@@ -115,6 +119,7 @@ class Lists:
                     parent=row.parent,
                     conversation=row.conversation,
                     tags=row.tags,
+                    reason=reasons.get(row.id),
                 )
                 for row in found
             ]

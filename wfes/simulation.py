@@ -141,7 +141,7 @@ class SimulatedLog:
         *,
         shows: Collection[type[e.Event]] | None = None,
     ) -> list[tuple[Any, ...]]:
-        """What reactions and starts ask: whether anybody waits, who waits for this instance; no workflow has a limit."""
+        """What reactions and starts ask: whether anybody waits, and who waits for this; nothing is limited."""
         if "wfes_limits" in sql:
             return []
         assert "waiters" in sql, sql

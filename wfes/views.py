@@ -68,6 +68,7 @@ class InstanceRow:
         status: Where it is in its life.
         created_at: When it was started.
         updated_at: When its status last changed.
+        reason: Why it is held, where it is pending because its workflow's `concurrency=` has no slot free.
     """
 
     id: str
@@ -79,6 +80,7 @@ class InstanceRow:
     parent: str | None
     conversation: str | None
     tags: tuple[str, ...]
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,8 +45,8 @@ class Limits:
 class Slots:
     """The projection: one row an unfinished instance that counts for a limit.
 
-    ``queued`` is 1 where it waits for a slot, or will from ``since`` on; ``by_value`` is NULL where it is not known yet
-    what it counts as.
+    ``queued`` is 1 where it waits for a slot and 2 where it has a place in the queue, but is not in it yet: its time,
+    ``since``, has not come, or it is not known what it counts as (``by_value`` is NULL). Else it is 0.
     """
 
     name = "wfes_slots"
@@ -62,7 +62,7 @@ class Slots:
             place BIGINT NOT NULL
         )""",
         """CREATE INDEX IF NOT EXISTS wfes_slots_queue ON wfes_slots (workflow, by_field, by_value, since, place, id)
-            WHERE queued = 1""",
+            WHERE queued > 0""",
     )
     upsert = """INSERT INTO wfes_slots (id, workflow, by_field, by_value, queued, since, place)
         VALUES (?, ?, ?, ?, ?, ?, ?)
@@ -74,7 +74,7 @@ class Slots:
         slot = state.slot
         if slot is None or state.ended is not None:
             return {}
-        queued = int(not (slot.granted or state.paused or state.cancel))
+        queued = 0 if slot.granted or state.paused or state.cancel else 1 if slot.queued else 2
         row = (state.id, state.workflow, slot.by, slot.value, queued, slot.since, slot.place)
         return {(state.id,): row}
 

@@ -97,7 +97,12 @@ def ls(
         for row in page.items
     ]
     if rows:
-        out.table(["id", "workflow", "status", "created", "since", "key", "tags"], rows)
+        titles = ["id", "workflow", "status", "created", "since", "key", "tags"]
+        if any(row.reason for row in page.items):
+            titles.append("")
+            for cells, row in zip(rows, page.items, strict=True):
+                cells.append((clipped(row.reason or "", NOTE_CHARS), "dim"))
+        out.table(titles, rows)
     if page.total is not None:
         about = "" if page.total_exact else "about "
         out.line((f"{len(page.items)} of {about}{page.total:,}", "dim"))

@@ -55,12 +55,12 @@ _ROOM = """SELECT by_value, held FROM wfes_slot_counts
     WHERE workflow = ? AND by_field = ? AND queued > 0 AND held < ? ORDER BY held, by_value LIMIT ?"""
 _HELD = "SELECT held FROM wfes_slot_counts WHERE workflow = ? AND by_field = ? AND by_value = ?"
 _QUEUE = """SELECT id FROM wfes_slots
-    WHERE workflow = ? AND by_field = ? AND by_value = ? AND queued = 1 AND since <= ?
+    WHERE workflow = ? AND by_field = ? AND by_value = ? AND queued > 0 AND since <= ?
     ORDER BY since, place, id LIMIT ?"""
 _UNKNOWN = """SELECT 1 FROM wfes_slots
-    WHERE workflow = ? AND by_field = ? AND by_value IS NULL AND queued = 1 AND since <= ? LIMIT 1"""
+    WHERE workflow = ? AND by_field = ? AND by_value IS NULL AND queued > 0 AND since <= ? LIMIT 1"""
 _RELEASED = """SELECT id FROM wfes_slots
-    WHERE workflow = ? AND by_field = ? AND by_value IS NOT NULL AND queued = 1 AND since <= ? LIMIT ?"""
+    WHERE workflow = ? AND by_field = ? AND by_value IS NOT NULL AND queued > 0 AND since <= ? LIMIT ?"""
 _UNSETTLED = f"""SELECT 1 WHERE
     (SELECT COALESCE(SUM(instances), 0) FROM wfes_instance_counts WHERE workflow = ?
         AND status IN ({", ".join(repr(str(status)) for status in sorted(ACTIVE))}))
