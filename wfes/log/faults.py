@@ -27,7 +27,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +36,8 @@ from eventsourcing.persistence import Notification
 
 from wfes.errors import LogUnavailable
 from wfes.log.open import wrapping
-from wfes.log.port import Log, Row, Snapshot, StoredRow, WriteTransaction
+from wfes.log.port import Lent, Log, Row, Snapshot, StoredRow, WriteTransaction
+from wfes.log.presence import Hints, Presence
 
 VARIABLE = "WFES_FAULT"
 _KINDS = ("kill", "fail", "lost", "full", "away", "slow")
@@ -169,6 +170,35 @@ class FaultyWrite:
         self._write.rollback()
 
 
+class FaultyLent:
+    """What is lent by a log with faults."""
+
+    def __init__(self, lent: Lent, log: FaultyLog) -> None:
+        self.connection = lent.connection
+        self.asynchronous = lent.asynchronous
+        self.settle = lent.settle
+        self.rollback = lent.rollback
+        self.close = lent.close
+        self._lent = lent
+        self._log = log
+
+    @property
+    def is_lost(self) -> bool:
+        return self._lent.is_lost
+
+    @property
+    def refused(self) -> str | None:
+        return self._lent.refused
+
+    def write(self) -> WriteTransaction:
+        if self._log.due("away"):
+            self._log.tried()
+            self._lent.rollback()
+            self._lent.close()
+            raise self._log.error("it cannot be reached (injected)")
+        return FaultyWrite(self._lent.write(), self._log)
+
+
 class FaultyLog:
     """A log around another, with faults.
 
@@ -182,6 +212,7 @@ class FaultyLog:
         self.inner = inner
         self.url = inner.url
         self.dialect = inner.dialect
+        self.lends_seconds = inner.lends_seconds
         self.archive = inner.archive
         self.commits = 0
         self.faults = [Fault.parse(given) if isinstance(given, str) else given for given in faults]
@@ -217,6 +248,15 @@ class FaultyLog:
             self.tried()
             raise self.error("it cannot be reached (injected)")
         return FaultyWrite(self.inner.begin(), self)
+
+    def lend(self) -> Lent:
+        if self.due("away"):
+            self.tried()
+            raise self.error("it cannot be reached (injected)")
+        return FaultyLent(self.inner.lend(), self)
+
+    def handed_over(self) -> bool:
+        return self.inner.handed_over()
 
     def changed(self) -> bool:
         return self.inner.changed()
@@ -265,6 +305,12 @@ class FaultyLog:
 
     def get_blob(self, sha256: str) -> bytes | None:
         return self.inner.get_blob(sha256)
+
+    def presence(self) -> Presence | None:
+        return self.inner.presence()
+
+    def hints(self, wake: Callable[[], None]) -> Hints | None:
+        return self.inner.hints(wake)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)

@@ -7,7 +7,7 @@ never see half of one.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,8 @@ from eventsourcing.popo import POPOApplicationRecorder
 from wfes.errors import LogUnavailable
 from wfes.log.application import chained
 from wfes.log.archive import Archive, MemoryArchive
-from wfes.log.port import Row, StoredRow
+from wfes.log.port import Row, StoredRow, WriteTransaction
+from wfes.log.sqlite_lent import LENDS_SECONDS, ForbiddenStatement, LentConnection
 
 
 class MemoryWrite:
@@ -116,6 +117,53 @@ class MemoryWrite:
         self._log.release()
 
 
+class MemoryLent:
+    """The port's Lent: a copy of the rows, which takes their place when it is committed.
+
+    So whoever reads meanwhile sees the rows as they are, and waits for nobody.
+    """
+
+    def __init__(self, log: MemoryLog, connection: LentConnection) -> None:
+        self.connection = self.asynchronous = connection
+        self.is_lost = False
+        self._log = log
+
+    @property
+    def refused(self) -> str | None:
+        return self.connection.refused
+
+    def settle(self) -> None:
+        if self.refused is not None:
+            raise ForbiddenStatement(self.refused)
+
+    def write(self) -> WriteTransaction:
+        self.connection.take_back()
+        return self._log.write_on(self.connection)
+
+    def rollback(self) -> None:
+        self.connection.end()
+
+    def close(self) -> None:
+        self.connection.shut()
+
+
+class _LentWrite(MemoryWrite):
+    """A write transaction on a copy of the rows."""
+
+    def __init__(self, log: MemoryLog, connection: LentConnection) -> None:
+        super().__init__(log, connection)
+        self._lent = connection
+
+    def commit(self) -> None:
+        self._log.replace_rows(self._lent)
+        super().commit()
+
+    def rollback(self) -> None:
+        if self._open:
+            super().rollback()
+            self._lent.shut()
+
+
 class MemorySnapshot:
     """The port's Snapshot; the log's lock is held around it."""
 
@@ -134,6 +182,7 @@ class MemoryLog(POPOApplicationRecorder):
         super().__init__()
         self.url = url
         self.dialect = "sqlite"
+        self.lends_seconds: float | None = LENDS_SECONDS
         self.archive: Archive = MemoryArchive()
         self._topics: set[str] = set()
         self._connection: sqlite3.Connection | None = None
@@ -170,6 +219,35 @@ class MemoryLog(POPOApplicationRecorder):
         except BaseException:
             self._database_lock.release()
             raise
+
+    def lend(self) -> MemoryLent:
+        connection = sqlite3.connect(
+            ":memory:",
+            factory=LentConnection,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=512,
+        )
+        with self._database_lock:
+            self._rows().backup(connection)
+        connection.execute("BEGIN")
+        connection.lend(LENDS_SECONDS)
+        return MemoryLent(self, connection)
+
+    def write_on(self, connection: LentConnection) -> MemoryWrite:
+        """The write transaction that a lent copy of the rows is in."""
+        self._database_lock.acquire()
+        self._known = self.max_notification_id()
+        return _LentWrite(self, connection)
+
+    def replace_rows(self, connection: LentConnection) -> None:
+        """Takes a copy of the rows for the rows; the lock is held."""
+        former, self._connection = self._rows(), connection
+        former.close()
+        connection.release()
+
+    def handed_over(self) -> bool:
+        return False
 
     def release(self) -> None:
         """Gives the lock back that ``begin`` took."""
@@ -260,7 +338,8 @@ class MemoryLog(POPOApplicationRecorder):
             found = [
                 _placed(stored, position)
                 for position, stored in enumerate(self._stored_events, 1)
-                if stored is not _GONE and (stored.originator_id, stored.originator_version) > (stream, version)
+                if stored is not _GONE
+                and (stored.originator_id, stored.originator_version) > (stream, version)
             ]
         found.sort(key=lambda each: (each.originator_id, each.originator_version))
         return found[:limit]
@@ -288,6 +367,12 @@ class MemoryLog(POPOApplicationRecorder):
     def get_blob(self, sha256: str) -> bytes | None:
         with self._database_lock:
             return self._blobs.get(sha256)
+
+    def presence(self) -> None:
+        """None: nobody else can share it."""
+
+    def hints(self, wake: Callable[[], None]) -> None:
+        """Not offered."""
 
 
 _GONE = StoredEvent("", 0, "", b"")

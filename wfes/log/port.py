@@ -6,7 +6,7 @@ policy: it knows bytes, places and rows, not what an event means.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,6 +15,7 @@ from eventsourcing.persistence import Notification
 from wfes.core.events import Event, Recorded
 from wfes.core.state import InstanceState
 from wfes.log.archive import Archive
+from wfes.log.presence import Hints, Presence
 
 Row = tuple[Any, ...]
 StoredRow = tuple[int, str, int, str, bytes]
@@ -119,6 +120,52 @@ class WriteTransaction(Protocol):
         ...
 
 
+class Lent(Protocol):
+    """A transaction that a step's function writes its own rows in; the step's completion is appended to the same one.
+
+    Attributes:
+        connection: what a plain function is given; it can neither commit nor write to the log's own tables.
+        asynchronous: what an ``async`` function is given; the same, where the database's library knows one kind only.
+    """
+
+    connection: Any
+    asynchronous: Any
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the database has ended it."""
+        ...
+
+    @property
+    def refused(self) -> str | None:
+        """What the function did and must not, and was refused; None: nothing."""
+        ...
+
+    def settle(self) -> None:
+        """Called when the function is over: checks what it has done, as far as a commit would.
+
+        Raises:
+            Forbidden: it did what it must not do.
+        """
+        ...
+
+    def write(self) -> WriteTransaction:
+        """Goes on with it as the log's write transaction, which holds the write lock. From the writer's thread, once.
+
+        Raises:
+            LogUnavailable: it is gone, and what the function wrote with it.
+        """
+        ...
+
+    def rollback(self) -> None:
+        """Undoes everything, from any thread, even while the function is still at work on it. Safe to call twice."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of its connection; once it is rolled back and the function is over. Safe to call twice."""
+        ...
+
+
 @runtime_checkable
 class Log(Protocol):
     """One append-only log and the rows beside it.
@@ -129,11 +176,14 @@ class Log(Protocol):
         url: its URL.
         dialect: what its database's SQL is called: ``"sqlite"``, ``"postgresql"``.
         archive: where histories that left the log are.
+        lends_seconds: how long what ``lend`` gives may be kept, because it holds the write lock; None: it holds none
+            before ``Lent.write``, and may be kept as long as it takes.
     """
 
     url: str
     dialect: str
     archive: Archive
+    lends_seconds: float | None
 
     def open(self, statements: Sequence[str]) -> None:
         """Opens the database, creates or upgrades its schema and runs the projections' ``CREATE … IF NOT EXISTS``.
@@ -149,6 +199,21 @@ class Log(Protocol):
 
     def begin(self) -> WriteTransaction:
         """Takes the write lock. ``LogUnavailable`` (with ``retryable`` True where waiting helps) if it cannot."""
+        ...
+
+    def lend(self) -> Lent:
+        """Begins a transaction for a step's function.
+
+        Where ``lends_seconds`` says so, only from the writer's thread, with no transaction open; else from any.
+
+        Raises:
+            LogUnavailable: it cannot.
+        """
+        ...
+
+    def handed_over(self) -> bool:
+        """Whether a command that a caller committed with his own rows waits to be appended; cheap. From the writer's
+        thread only."""
         ...
 
     def changed(self) -> bool:
@@ -205,6 +270,14 @@ class Log(Protocol):
 
     def get_blob(self, sha256: str) -> bytes | None:
         """A large value by its content's hash."""
+        ...
+
+    def presence(self) -> Presence | None:
+        """How workers of this open log see one another; None: nobody else can share it."""
+        ...
+
+    def hints(self, wake: Callable[[], None]) -> Hints | None:
+        """Calls ``wake``, from any thread, when others hint that they have committed; None: not offered, poll."""
         ...
 
 
@@ -292,6 +365,9 @@ class Member(Protocol):
     repeated; it must read and decide before it appends. What it returns goes to ``done`` after the commit; a
     ``WfesError`` it raises before appending refuses it alone and goes to ``failed``. Both are called on the event
     loop's thread.
+
+    A member with a method ``begin(log) -> WriteTransaction`` is run by itself, in the transaction which that gives; it is
+    called again if the transaction has to be repeated. Where ``run`` raises, all of that transaction is undone.
 
     A member with a true attribute ``withdrawable`` is a command that somebody waits for: while the log is in trouble it
     is given back after a time, unrecorded, with ``LogUnavailable``. Any other member waits for ever.

@@ -4,14 +4,14 @@ The library's own recorder gives positions from a sequence, retries a commit who
 rows beside the events. So this recorder has a table of its own, with positions given under the write lock: they are in
 the order of commits, and readers never miss one.
 
-All writing goes through one connection, at the server's own durability. Reading goes through a pool of others. Nothing
-rests on a session: where a pooler gives every transaction another connection, it works as well. Everything of the
-log's own is named ``wfes_…``, because a user's tables may lie in the same schema.
+All writing goes through one connection, at the server's own durability. Reading goes through a pool of others. No
+guarantee rests on a session: where a pooler gives every transaction another connection, it works as well. Everything
+of the log's own is named ``wfes_…``, because a user's tables may lie in the same schema.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -27,6 +27,7 @@ from wfes.log.archive import Archive, FileArchive
 from wfes.log.port import Row
 from wfes.log.postgres_connection import Connection, ReadDatastore, connected, is_cut
 from wfes.log.postgres_errors import ends_connection, unavailable
+from wfes.log.postgres_session import AdvisoryLocks, Session, SessionHints
 from wfes.log.postgres_sql import Params, defined, made_if_missing, own, translated
 from wfes.log.postgres_url import Place, place
 from wfes.log.postgres_write import IDLE_SECONDS, LAST, LOCK_SECONDS, Counted, PostgresWrite, log_params
@@ -69,6 +70,7 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
         self._reads = ReadDatastore(url, self.place.connect)
         super().__init__(self._reads)
         self._writing: Connection | None = None
+        self._session: Session | None = None
         self._is_open = False
         self._write: PostgresWrite | None = None
         self._known: Counted | None = None
@@ -174,6 +176,9 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
 
     def close(self) -> None:
         self._is_open = False
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
         self._reads.close()
         connection, self._writing = self._writing, None
         if connection is not None:
@@ -312,6 +317,22 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
             cursor = connection.cursor(binary=True).execute(own("get_blob"), (sha256,))
             found = cursor.fetchall()
         return found[0][0] if found else None
+
+    # ------------------------------------------------------------------------------ other processes
+
+    def _own_session(self) -> Session:
+        """Made when it is asked for: whoever only reads needs none."""
+        if self._session is None:
+            self._session = Session(self.url, self.place.connect, self.place.schema or "")
+        return self._session
+
+    def presence(self) -> AdvisoryLocks:
+        return AdvisoryLocks(self._own_session(), self._reads, self.place.schema or "")
+
+    def hints(self, wake: Callable[[], None]) -> SessionHints:
+        session = self._own_session()
+        session.listen(wake)
+        return SessionHints(session)
 
 
 def _clear(connection: Connection) -> None:

@@ -13,10 +13,10 @@ from __future__ import annotations
 import sqlite3
 import sys
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import orjson
@@ -37,8 +37,10 @@ from eventsourcing.sqlite import (
 from wfes.errors import LogUnavailable
 from wfes.log.application import chained
 from wfes.log.archive import Archive, FileArchive
-from wfes.log.port import Row, StoredRow
+from wfes.log.file_presence import FileLocks
+from wfes.log.port import Row, StoredRow, WriteTransaction
 from wfes.log.sqlite_errors import check_path, unavailable
+from wfes.log.sqlite_lent import LENDS_SECONDS, ForbiddenStatement, LentConnection
 from wfes.log.statements import schema, statement
 
 BUSY_SECONDS = 5.0
@@ -53,6 +55,9 @@ _BUSY_PAUSE_MIN_SECONDS = 0.000_2
 _BUSY_PAUSE_MAX_SECONDS = 0.002
 _SCHEMA = "schema"
 _BUSY_CODES = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+C = TypeVar("C", bound=sqlite3.Connection)
 
 
 class _ReadPool(SQLiteConnectionPool):
@@ -171,6 +176,47 @@ class SQLiteWrite:
                 self._execute("ROLLBACK")
 
 
+class SQLiteLent:
+    """The port's Lent: a write transaction of the file, on a connection of its own."""
+
+    def __init__(self, log: SQLiteLog, connection: LentConnection) -> None:
+        self.connection = self.asynchronous = connection
+        self.is_lost = False
+        self._log = log
+
+    @property
+    def refused(self) -> str | None:
+        return self.connection.refused
+
+    def settle(self) -> None:
+        if self.refused is not None:
+            raise ForbiddenStatement(self.refused)
+
+    def write(self) -> WriteTransaction:
+        self.connection.take_back()
+        return self._log.write_on(self.connection)
+
+    def rollback(self) -> None:
+        self.connection.end()
+
+    def close(self) -> None:
+        self.connection.shut()
+
+
+class _LentWrite(SQLiteWrite):
+    """A write transaction whose connection goes with it."""
+
+    _connection: LentConnection
+
+    def commit(self) -> None:
+        super().commit()
+        self._connection.shut()
+
+    def rollback(self) -> None:
+        self._connection.end()
+        self._connection.shut()
+
+
 class SQLiteSnapshot:
     """The port's Snapshot in one read transaction."""
 
@@ -196,6 +242,7 @@ class SQLiteLog(SQLiteApplicationRecorder):
         self.path = Path(path).absolute()
         self.url = url or f"sqlite:///{self.path}"
         self.dialect = "sqlite"
+        self.lends_seconds: float | None = LENDS_SECONDS
         self.archive: Archive = FileArchive(self.path.with_name(f"{self.path.name}.archive"))
         self._name = f"file:{quote(str(self.path))}"
         super().__init__(_Datastore(self._name), "wfes_events")
@@ -229,8 +276,12 @@ class SQLiteLog(SQLiteApplicationRecorder):
         return found.st_dev, found.st_ino
 
     def _connect(self) -> sqlite3.Connection:
+        return self._connect_as(sqlite3.Connection)
+
+    def _connect_as(self, kind: type[C]) -> C:
         connection = sqlite3.connect(
             self._name,
+            factory=kind,
             uri=True,
             timeout=0,
             isolation_level=None,
@@ -322,6 +373,11 @@ class SQLiteLog(SQLiteApplicationRecorder):
             self._retry_busy(lambda: connection.execute("BEGIN IMMEDIATE"))
         except sqlite3.Error as error:
             raise unavailable(self.url, error) or error from error
+        self._check_file(connection)
+        others = self.changed()
+        return SQLiteWrite(self.url, connection, self._topics, others)
+
+    def _check_file(self, connection: sqlite3.Connection) -> None:
         if self._file_there() != self._file:
             # What is written to an unlinked file is lost, whatever the database says.
             connection.execute("ROLLBACK")
@@ -329,8 +385,35 @@ class SQLiteLog(SQLiteApplicationRecorder):
                 "its file was removed or replaced while it was open; put it back, or open the engine again"
             )
             raise LogUnavailable(self.url, reason, retryable=True)
-        others = self.changed()
-        return SQLiteWrite(self.url, connection, self._topics, others)
+
+    def lend(self) -> SQLiteLent:
+        if self._writing is None:
+            raise LogUnavailable(self.url, "it is closed")
+        try:
+            connection = self._connect_as(LentConnection)
+            try:
+                self._retry_busy(lambda: connection.execute("BEGIN IMMEDIATE"))
+                self._check_file(connection)
+            except BaseException:
+                connection.shut()
+                raise
+        except sqlite3.Error as error:
+            raise unavailable(self.url, error) or error from error
+        connection.lend(LENDS_SECONDS)
+        return SQLiteLent(self, connection)
+
+    def write_on(self, connection: LentConnection) -> WriteTransaction:
+        """The write transaction that a lent connection is in."""
+        return _LentWrite(self.url, connection, self._topics, self.changed())
+
+    def handed_over(self) -> bool:
+        if self._writing is None:
+            raise LogUnavailable(self.url, "it is closed")
+        try:
+            found: int = self._writing.execute(statement("sqlite", "handed_over")).fetchone()[0]
+        except sqlite3.Error as error:
+            raise unavailable(self.url, error) or error from error
+        return bool(found)
 
     def changed(self) -> bool:
         try:
@@ -433,6 +516,12 @@ class SQLiteLog(SQLiteApplicationRecorder):
     def get_blob(self, sha256: str) -> bytes | None:
         found = self.read(statement("sqlite", "get_blob"), (sha256,))
         return found[0][0] if found else None
+
+    def presence(self) -> FileLocks:
+        return FileLocks(self.path.with_name(f"{self.path.name}.workers"))
+
+    def hints(self, wake: Callable[[], None]) -> None:
+        """Not offered: `changed` costs next to nothing."""
 
 
 def _log_params(

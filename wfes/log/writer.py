@@ -36,6 +36,7 @@ from wfes.log.cache import Cache
 from wfes.log.event_rows import EventRows
 from wfes.log.outbox import Batch, Outbox
 from wfes.log.port import Log, Member, StoredRow, WriteTransaction
+from wfes.log.presence import Hints
 from wfes.log.rows import InlineRows
 from wfes.log.transaction import Reaction, Transaction
 
@@ -49,6 +50,10 @@ logger = logging.getLogger("wfes.log")
 IDLE_MIN_SECONDS = 0.02
 IDLE_MAX_SECONDS = 0.15
 """How often an idle writer asks whether another process committed: often while things happen, then ever less."""
+UNHINTED_MAX_SECONDS = 0.08
+"""The longest an idle writer waits on a log whose hints do not arrive: behind a pooler, or without a connection."""
+HINTED_MAX_SECONDS = 0.25
+"""And where they do: a hint may be lost, with the process that would have sent it."""
 _IDLE_GROWTH = 1.25
 BACKOFF_MIN_SECONDS = 0.02
 BACKOFF_MAX_SECONDS = 1.0
@@ -144,6 +149,8 @@ class Writer:
         self._ended = False
         self._broken: Exception | None = None
         self._thread: threading.Thread | None = None
+        self._hints: Hints | None = None
+        self._hinted = False
         self._outbox: Outbox | None = None
         self._room: deque[asyncio.Future[None]] = deque()
 
@@ -156,6 +163,7 @@ class Writer:
         self._outbox = Outbox(loop, self._deliver, self._make_room)
         self._seen = self._log.max_notification_id()
         self._thread = threading.Thread(target=self._run, name="wfes-writer", daemon=True)
+        self._hints = self._log.hints(self._hint)
         self._thread.start()
 
     def stop(self) -> None:
@@ -229,9 +237,15 @@ class Writer:
             try:
                 first = self._queue.get(timeout=idle)
             except queue.Empty:
-                idle = IDLE_MIN_SECONDS if self._look_around() else min(idle * _IDLE_GROWTH, IDLE_MAX_SECONDS)
+                found = self._look_around()
+                idle = IDLE_MIN_SECONDS if found else min(idle * _IDLE_GROWTH, self._idle_max())
                 continue
             idle = IDLE_MIN_SECONDS
+            if first is None and not self._stopping.is_set():
+                self._hinted = False
+                if self._queue.empty():
+                    self._look_around()
+                    continue
             self._take(first)
             while self._held and self._broken is None:
                 batch = [self._held.popleft() for _ in range(min(len(self._held), self._batch_max))]
@@ -243,6 +257,18 @@ class Writer:
             self._fail_if_broken()
             if self._stopping.is_set() and self._queue.empty():
                 return
+
+    def _idle_max(self) -> float:
+        """The longest that an idle writer waits: where hints arrive, polling only catches those that are lost."""
+        if self._hints is None:
+            return IDLE_MAX_SECONDS
+        return HINTED_MAX_SECONDS if self._hints.heard else UNHINTED_MAX_SECONDS
+
+    def _hint(self) -> None:
+        """Another process hints that it has committed; from any thread."""
+        if not self._hinted:
+            self._hinted = True
+            self._queue.put(None)
 
     def _take(self, member: Member | None) -> None:
         now = time.monotonic()
@@ -261,7 +287,7 @@ class Writer:
 
     def _write(self, batch: list[_Taken]) -> None:
         """Writes a batch, whatever it takes: every member of it is resolved when this returns."""
-        groups = deque([batch])
+        groups = deque(_apart(batch))
         pause = BACKOFF_MIN_SECONDS
         while groups:
             group = groups.popleft()
@@ -297,7 +323,8 @@ class Writer:
 
     def _attempt(self, group: list[_Taken]) -> None:
         """Runs the group in one transaction and commits it, or undoes everything and raises."""
-        write = self._log.begin()
+        begin = _own_begin(group[0]) if group else None
+        write = self._log.begin() if begin is None else begin(self._log)
         transaction = Transaction(
             write, self._cache, self._inline, self._reactions, self._clock(), self._event_rows
         )
@@ -307,6 +334,10 @@ class Writer:
                 self._take_news(news)
             transaction.begin(seen, news)
             results = self._run_members(group, transaction)
+            if begin is not None and (error := results[0][2]) is not None:
+                raise _Culprit(
+                    group[0], error
+                )  # what it wrote before this transaction was the writer's goes as well
             transaction.finish()
         except BaseException:
             write.rollback()
@@ -347,6 +378,8 @@ class Writer:
             self.events += head - self._seen
             self._seen = head
             batch = Batch(head, transaction.notable)
+            if self._hints is not None and transaction.notable:
+                self._hints.send()
         self._in_hand = len(self._held)
         self._outbox.put(batch, results)
 
@@ -504,6 +537,22 @@ class Writer:
                 entry.digest = digest(notification)
                 entry.rows = None
         return recorded if notable else None
+
+
+def _own_begin(taken: _Taken) -> Callable[[Log], WriteTransaction] | None:
+    """What begins the member's own transaction, if it has one."""
+    return getattr(taken.member, "begin", None)
+
+
+def _apart(batch: list[_Taken]) -> list[list[_Taken]]:
+    """The batch in order, cut so that a member with a transaction of its own is by itself."""
+    groups: list[list[_Taken]] = [[]]
+    for taken in batch:
+        if _own_begin(taken) is None:
+            groups[-1].append(taken)
+        else:
+            groups.extend(([taken], []))
+    return [group for group in groups if group]
 
 
 def _stands(write: WriteTransaction, row: StoredRow) -> bool:

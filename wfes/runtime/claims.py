@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from zlib import crc32
 
 from wfes.core import events as e
 from wfes.core.decide import Claim, decide
@@ -29,7 +30,9 @@ Read = Callable[[str, Sequence[object]], list[Row]]
 CLAIMS_MAX = 200
 """Most instances one transaction claims."""
 TAKEOVERS_MAX = 50
-"""Most instances of a dead worker that one transaction claims, so that all living workers get a share."""
+"""Most instances of a dead worker that one transaction claims, so that the others get their turn."""
+OWNED_MAX = 5_000
+"""Most instances of a dead worker that one transaction looks at."""
 EVENTS_MAX = 20_000
 """About how many events of histories one transaction reads."""
 
@@ -100,6 +103,22 @@ def orphans(read: Read) -> list[str]:
     return [str(id) for (id,) in read(_ORPHANS, ())]
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A part of what a dead worker owned: one of ``of`` about equal ones, by the instances' ids.
+
+    Each living worker takes its own part, all at once and without asking another, so none takes nearly all. What is
+    left after a while, because somebody is full, slow or dead too, is for whoever comes.
+    """
+
+    rank: int = 0
+    of: int = 1
+
+    def has(self, id: str) -> bool:
+        """Whether an instance belongs to it."""
+        return self.of == 1 or crc32(id.encode()) % self.of == self.rank
+
+
 @dataclass(slots=True)
 class Claimed:
     """What a claim took.
@@ -132,7 +151,7 @@ class ClaimRunnable:
         codes: Mapping[str, Json],
         work: Work,
         limit: int,
-        dead: Sequence[str],
+        dead: Mapping[str, Share],
         done: Callable[[Claimed], object],
         failed: Callable[[Exception], object],
     ) -> None:
@@ -143,7 +162,7 @@ class ClaimRunnable:
             codes: by workflow, what it runs.
             work: what is to be done for these workflows.
             limit: how many instances there is room for.
-            dead: workers that are dead.
+            dead: workers that are dead, and which part of what they own is for this worker.
             done: gets what was claimed, on the event loop's thread.
             failed: gets the error, on the event loop's thread.
         """
@@ -164,8 +183,8 @@ class ClaimRunnable:
     def run(self, tx: Tx) -> Claimed:
         claimed = Claimed()
         budget = _Budget(self._limit)
-        for dead in self._dead:
-            self._take_over(tx, dead, budget, claimed)
+        for dead, share in self._dead.items():
+            self._take_over(tx, dead, share, budget, claimed)
         admission = self._work.admission
         if admission is not None and admission.admit(tx):
             claimed.more = claimed.progressed = True
@@ -179,14 +198,17 @@ class ClaimRunnable:
         claimed.next_due, claimed.queueing = self._work.look(tx.query)
         return claimed
 
-    def _take_over(self, tx: Tx, dead: str, budget: _Budget, claimed: Claimed) -> None:
+    def _take_over(self, tx: Tx, dead: str, share: Share, budget: _Budget, claimed: Claimed) -> None:
         wanted = min(budget.left, TAKEOVERS_MAX)
         if not wanted:
             claimed.more = True
             return
-        ids = self._work.owned(tx.query, dead, wanted)
-        if self._take(tx, ids, dead, budget, claimed) or len(ids) == wanted:
+        ids = self._work.owned(tx.query, dead, OWNED_MAX)
+        mine = [id for id in ids if share.has(id)][:wanted]
+        if self._take(tx, mine, dead, budget, claimed) or len(mine) == wanted:
             claimed.more = True
+        elif len(ids) > len(mine):
+            """The rest is for others, for a while."""
         elif owns_something(tx.query, dead):
             claimed.foreign.append(dead)
         else:

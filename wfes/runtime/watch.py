@@ -1,8 +1,9 @@
 """One quiet thread beside the event loop: it looks at the other workers, and at the loop itself.
 
 Both must not depend on the loop: a loop blocked by a handler cannot report that, and a lock has to be looked at
-even then. The thread wakes once a second, and only while there is something to look at: other processes that share
-the log, or executions in memory. It judges nothing by itself: what it saw goes to the loop as a `Sighting`.
+even then; and a worker whose loop is blocked is alive, so the thread writes its heartbeat as well. The thread wakes
+twice a second, and only while there is something to look at: other processes that share the log, or executions in
+memory. It judges nothing by itself: what it saw goes to the loop as a `Sighting`.
 """
 
 from __future__ import annotations
@@ -26,8 +27,12 @@ from wfes.runtime.claims import Work, orphans
 _log = logging.getLogger("wfes")
 
 TICK_SECONDS = 1.0
-"""How often the thread looks, and from when on a blocked loop is worth a warning."""
-ORPHANS_TICKS = 30
+"""From when on a blocked loop is worth a warning, and how often the thread looks where it is alone."""
+LOOK_SECONDS = 0.5
+"""How often it looks at other workers."""
+UNSURE_SECONDS = 0.12
+"""How soon it looks again where a worker seems to be dead."""
+ORPHANS_LOOKS = 60
 """Every so many looks it also looks for owners that are not registered."""
 
 
@@ -49,14 +54,25 @@ class Sighting:
 
 
 class Lookout:
-    """Reads the table of workers and judges them."""
+    """Reads the table of workers, judges them, and writes this worker's heartbeat. For one thread at a time."""
 
-    def __init__(self, log: Log, observer: leases.Observer, worker: str, work: Work) -> None:
-        """Makes it for one worker."""
+    def __init__(
+        self, log: Log, observer: leases.Observer, worker: str, work: Work, beat: Callable[[bool], None]
+    ) -> None:
+        """Makes it for one worker.
+
+        Args:
+            log: an open log.
+            observer: judges the others.
+            worker: this worker's id.
+            work: what is to be done for this engine's workflows.
+            beat: writes the heartbeat if it is time to; called with whether somebody needs it.
+        """
         self._log = log
         self._observer = observer
         self._worker = worker
         self._work = work
+        self._beat = beat
         self._count = 0
 
     def look(self) -> Sighting:
@@ -67,17 +83,15 @@ class Lookout:
         """
         rows = self._log.read(leases.SELECT)
         census = self._observer.look(rows)
+        registered = any(row[0] == self._worker for row in rows)
+        if registered:
+            self._beat(census.needs_beat)
         orphaned: tuple[str, ...] = ()
-        if self._count % ORPHANS_TICKS == 0:
+        if self._count % ORPHANS_LOOKS == 0:
             orphaned = tuple(id for id in orphans(self._log.read) if id != self._worker)
         self._count += 1
         others = bool(census.alive or census.dead)
-        return Sighting(
-            census,
-            orphaned,
-            any(row[0] == self._worker for row in rows),
-            self._work.next_due(self._log.read) if others else None,
-        )
+        return Sighting(census, orphaned, registered, self._work.next_due(self._log.read) if others else None)
 
 
 class Watch:
@@ -128,16 +142,17 @@ class Watch:
         self._wake.set()
 
     def _run(self) -> None:
+        pause = TICK_SECONDS if self._lookout is None else LOOK_SECONDS
         while not self._closed.is_set():
             if self._lookout is None and not self._busy():
                 self._wake.clear()
                 if not self._busy():
                     self._blockage.reset()
                     self._wake.wait()
-            if self._closed.wait(TICK_SECONDS):
+            if self._closed.wait(pause):
                 return
             try:
-                self._tick()
+                pause = self._tick()
             except RuntimeError:
                 if not self._loop.is_closed():
                     raise
@@ -145,22 +160,24 @@ class Watch:
                 self._deserted()
                 return
 
-    def _tick(self) -> None:
+    def _tick(self) -> float:
+        """Looks once; how many seconds to wait for the next time."""
         if self._busy():
             self._blockage.check()
         else:
             self._blockage.reset()
         if self._lookout is None:
-            return
+            return TICK_SECONDS
         try:
             sighting = self._lookout.look()
         except WfesError:
-            return  # The writer says when the log is in trouble; the next look will tell more.
+            return LOOK_SECONDS  # The writer says when the log is in trouble; the next look will tell more.
         census = sighting.census
-        urgent = census.dead or sighting.orphaned or census.needs_beat or not sighting.registered
+        urgent = census.dead or sighting.orphaned or not sighting.registered
         if urgent or sighting != self._last:
             self._last = sighting
             self._loop.call_soon_threadsafe(self._sighted, sighting)
+        return UNSURE_SECONDS if census.unsure else LOOK_SECONDS
 
 
 class Blockage:

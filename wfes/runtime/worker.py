@@ -34,11 +34,12 @@ from wfes.handler.outbox import SetAside
 from wfes.log.port import Log, Member
 from wfes.runtime import leases
 from wfes.runtime.admission import Admission
-from wfes.runtime.claims import CLAIMS_MAX, Claimed, ClaimRunnable, Work
+from wfes.runtime.claims import CLAIMS_MAX, Claimed, ClaimRunnable, Share, Work
 from wfes.runtime.clock import Cancellable, Clock
 from wfes.runtime.membership import Membership, Queue, Signature
 from wfes.runtime.threads import StepThreads
 from wfes.runtime.values import Values
+from wfes.runtime.watch import Sighting
 from wfes.version import __version__
 
 if TYPE_CHECKING:
@@ -51,6 +52,10 @@ LINGER_MICROS = 500_000
 """How long an execution that only waits stays in memory, in microseconds."""
 GRACE_SECONDS = 10.0
 """How long a clean stop waits for running steps."""
+SHARE_SECONDS = 1.5
+"""How long the other workers have to take their part of what a dead one owned, before this one takes the rest."""
+AGAIN_MICROS = SECOND // 2
+"""How long to wait before what is left of it is looked at again."""
 RETRY_MICROS = SECOND
 """How long to wait before a claim that failed, or found rows it could not take, is tried again."""
 LEAVING_SECONDS = 10.0
@@ -170,8 +175,10 @@ class Worker:
         self._work = Work(workflows, Admission(workflows, values))
         self._max_running = max_running
         self._execution = execution
-        signature = Signature(self.worker, name, self._codes, machine or leases.Machine.here())
-        self._membership = Membership(log, writer, clock.now, self._work, signature, self._reported)
+        self._name = name
+        self._machine = machine or leases.Machine.here()
+        self._lease = leases.lease_micros()
+        self._membership = self._new_membership()
         # executions in memory, and those on their way there
         self._running: dict[str, Running] = {}
         self._arriving: dict[str, list[e.Recorded]] = {}
@@ -184,8 +191,11 @@ class Worker:
         self._checking = False
         self._claiming = False
         self._scan_at = 0.0
-        self._dead: dict[str, None] = {}
+        self._dead: dict[str, float] = {}
+        """Dead workers that may own something still, and since when, by the loop's clock, they are known to be."""
+        self._peers: list[str] = []
         self._left_to_others: set[str] = set()
+        self._renewal: asyncio.Task[None] | None = None
         self._queueing = False
         self._due: int | None = None
         self._timer: Cancellable | None = None
@@ -201,10 +211,28 @@ class Worker:
         Raises:
             LogUnavailable: this process cannot lock a file beside the database.
         """
-        handlers = {workflow.handler.__code__: name for name, workflow in self._workflows.items()}
-        self._dead.update(dict.fromkeys(await self._membership.sign_on(self._is_busy, handlers)))
+        await self._sign_on()
         self._accepting = True
         self._want()
+
+    async def _sign_on(self) -> None:
+        handlers = {workflow.handler.__code__: name for name, workflow in self._workflows.items()}
+        sighting = await self._membership.sign_on(self._is_busy, handlers)
+        if sighting is not None:
+            self._peers = sighting.census.peers
+            self._dead.update(dict.fromkeys((*sighting.census.dead, *sighting.orphaned), self.loop.time()))
+
+    def _new_membership(self) -> Membership:
+        signature = Signature(self.worker, self._name, self._codes, self._machine, self._lease)
+        return Membership(
+            self._log,
+            self._writer,
+            self.clock.now,
+            self._work,
+            signature,
+            self._reported,
+            self._lost,
+        )
 
     def _is_busy(self) -> bool:
         return bool(self._running)
@@ -218,6 +246,10 @@ class Worker:
         self._accepting = False
         self._stopping = True
         self._set_timer(None)
+        if self._renewal is not None:
+            self._renewal.cancel()
+            await asyncio.gather(self._renewal, return_exceptions=True)
+        self._membership.drain()
         for execution in list(self._running.values()):
             execution.stop()
         if not await self._all_left(grace_seconds):
@@ -242,18 +274,59 @@ class Worker:
             return not (self._running or self._reserved)
         return True
 
-    def _reported(self, dead: Sequence[str], due: int | None) -> None:
+    def _reported(self, sighting: Sighting) -> None:
         """What is new about the other workers."""
         if not self._accepting:
             return
+        census = sighting.census
+        self._peers = census.peers
+        for id in census.alive:
+            self._dead.pop(id, None)
+        dead = [*census.dead, *sighting.orphaned]
         self._left_to_others.intersection_update(dead)
         new = [id for id in dead if id not in self._dead and id not in self._left_to_others]
         if new:
             _log.info("worker %s is gone: going on with its instances", ", ".join(new))
-            self._dead.update(dict.fromkeys(new))
+            self._dead.update(dict.fromkeys(new, self.loop.time()))
             self._want()
-        elif due is not None:
-            self._arm(due)
+        elif not census.alive and not census.dead:
+            # The last of the others has left, perhaps with instances that are to go on here.
+            self._arm(self.clock.now())
+        elif sighting.due is not None:
+            self._arm(sighting.due)
+
+    def _lost(self) -> None:
+        """Somebody took this worker for dead, and its instances over: it goes on as another one."""
+        if self._stopping or self._renewal is not None:
+            return
+        _log.warning(
+            "worker %s was taken for dead, and its instances were taken over: this process was stopped, or cut off "
+            "from the log, for longer than its lease of %g s. It goes on under a new id",
+            self.worker,
+            self._lease / SECOND,
+        )
+        self._accepting = False
+        self._membership.desert()
+        # Nobody else may have taken these yet: they are taken over from the worker that this one was.
+        for execution in list(self._running.values()):
+            execution.fence()
+        self._dead[self.worker] = self.loop.time()
+        self.worker = leases.new_worker_id()
+        self._membership = self._new_membership()
+        self._renewal = asyncio.ensure_future(self._renew())
+
+    async def _renew(self) -> None:
+        while True:
+            try:
+                await self._sign_on()
+            except WfesError as error:
+                _log.warning("a worker cannot register again: %s", error)
+                await asyncio.sleep(RETRY_MICROS / SECOND)
+            else:
+                break
+        self._renewal = None
+        self._accepting = True
+        self._want()
 
     # ------------------------------------------------------------------------------- starts in this process
 
@@ -308,6 +381,9 @@ class Worker:
         started = history[0].event
         claim = next(r.event for r in reversed(history) if isinstance(r.event, e.RunClaimed))
         assert isinstance(started, e.WorkflowStarted)
+        if claim.worker != self.worker:
+            self._freed()  # claimed by the worker that this one was: it is taken over from there
+            return
         try:
             execution = self._execution(self, self._workflows[started.workflow], id, claim.epoch, history)
         except Exception as error:
@@ -468,8 +544,15 @@ class Worker:
         self._reserved += limit
         claimed = functools.partial(self._claimed, limit)
         failed = functools.partial(self._claim_failed, limit)
-        dead = list(self._dead)
+        dead = {id: self._share(since) for id, since in self._dead.items()}
         self._writer.submit(ClaimRunnable(self.worker, self._codes, self._work, limit, dead, claimed, failed))
+
+    def _share(self, since: float) -> Share:
+        """Which part is this worker's of what one owned that is known to be dead since then."""
+        if not self._peers or self.loop.time() - since >= SHARE_SECONDS:
+            return Share()
+        everybody = sorted((self.worker, *self._peers))
+        return Share(everybody.index(self.worker), len(everybody))
 
     def _claimed(self, limit: int, claimed: Claimed) -> None:
         self._claiming = False
@@ -490,6 +573,8 @@ class Worker:
         due = claimed.next_due
         now = self.clock.now()
         self._set_timer(now + RETRY_MICROS if due is not None and due <= now else due)
+        if self._dead:
+            self._arm(now + AGAIN_MICROS)
 
     def _claim_failed(self, limit: int, error: Exception) -> None:
         self._claiming = False

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from wfes import Engine, Status, Step, workflow
+from wfes.log.file_presence import lock_is_free
 from wfes.log.open import open_log
-from wfes.runtime import leases
 
 CREW = """
 import asyncio, sys
@@ -223,4 +223,4 @@ def test_a_loop_closed_without_a_stop_keeps_nothing_from_others(place: Place) ->
     (worker, _), *_ = place.workers()
     lock = place.folder / "log.db.workers" / f"{worker}.lock"
     # The file stays: beside the row, a free lock says that its worker is dead, and no lease is waited for.
-    asyncio.run(until(lambda: leases.lock_is_free(lock) is True))
+    asyncio.run(until(lambda: lock_is_free(lock) is True))

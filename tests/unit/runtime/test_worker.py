@@ -18,6 +18,7 @@ import pytest
 from wfes import workflow
 from wfes.core import decide
 from wfes.core import events as e
+from wfes.log.file_presence import FileHold
 from wfes.log.open import open_log
 from wfes.log.port import Tx
 from wfes.log.writer import Batch, Writer
@@ -340,11 +341,10 @@ def test_a_dead_workers_row_and_lock_are_removed_with_its_last_instance(tmp_path
     async def main() -> None:
         url = f"sqlite:///{tmp_path / 'log.db'}"
         async with rig(url, starts=False) as r:
-            directory = leases.lock_directory(url)
-            assert directory is not None
-            leases.WorkerLock(directory, "gone").forget()
+            directory = tmp_path / "log.db.workers"
+            FileHold(directory, "gone").forget()
             machine = leases.Machine.here()
-            row = ("gone", None, machine.host, machine.boot, 1, 0, 1, "{}")
+            row = ("gone", None, machine.host, machine.boot, 1, 0, 1, "{}", 1)
             transaction = r.log.begin()
             transaction.query(leases.INSERT, row)
             transaction.commit()

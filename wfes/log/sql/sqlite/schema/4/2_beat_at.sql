@@ -1,0 +1,1 @@
+ALTER TABLE wfes_workers ADD COLUMN beat_at BIGINT

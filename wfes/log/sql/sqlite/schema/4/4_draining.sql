@@ -1,0 +1,1 @@
+ALTER TABLE wfes_workers ADD COLUMN draining BIGINT NOT NULL DEFAULT 0
