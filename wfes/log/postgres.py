@@ -135,10 +135,9 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
         with connection.transaction():
             cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'".encode())
             cursor.execute(own("lock_database"))
-            if self.place.schema is not None and not self._current_schema(cursor):
-                cursor.execute(
-                    composing.SQL("CREATE SCHEMA {}").format(composing.Identifier(self.place.schema))
-                )
+            name = self.place.schema
+            if name is not None and not cursor.execute(own("has_schema"), (name,)).fetchall()[0][0]:
+                cursor.execute(composing.SQL("CREATE SCHEMA {}").format(composing.Identifier(name)))
             if not self._current_schema(cursor):
                 raise LogUnavailable(
                     self.url, "its search_path names no schema that exists; give one with ?schema="
