@@ -69,6 +69,8 @@ class Ask:
     """Whether a paused instance must not begin it."""
     is_immediate: ClassVar[bool] = False
     """Whether its opening event is its end as well."""
+    commits_first: ClassVar[bool] = False
+    """Whether its end is committed before it is released, and may have been withdrawn by then."""
     waits: ClassVar[bool] = True
     """Whether it needs nothing of this process while it is open."""
 
@@ -87,6 +89,11 @@ class Ask:
     def opening(self, at: int) -> e.Event:
         """The event that records it."""
         raise NotImplementedError
+
+    @property
+    def is_binding(self) -> bool:
+        """Whether its effect is on its way into the log: whoever withdraws it now comes too late."""
+        return self.is_immediate and self.recorded
 
     @property
     def effect(self) -> Callable[[Any], e.Event] | None:

@@ -269,8 +269,8 @@ class Execution:
         if isinstance(ask, StepAsk):
             self.active.discard(ask)
             self.nested.close(ask.path)
-        if ask.is_immediate and ask.recorded:
-            """Its effect is on its way into the log: whoever asks for its path again is given what that gave."""
+        if ask.is_binding:
+            """Whoever asks for its path again is given what that gave."""
         elif ask.recorded:
             self.fresh[ask] = True
         else:
@@ -531,7 +531,7 @@ class Execution:
     def release(self, ask: Ask, event: Any) -> None:
         """Gives whoever asked what this recorded end means, and runs the handler as far as that leads."""
         if ask.withdrawn:
-            if ask.nested and ask.is_immediate:
+            if ask.nested and (ask.is_immediate or ask.commits_first):
                 self.unregister(ask)
                 self.nested.record(ask.path, Nested(ask.kind, event))
             return

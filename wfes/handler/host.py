@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from wfes.handler.execution import Execution
-    from wfes.log.port import Member
+    from wfes.log.port import Log, Member
     from wfes.runtime.clock import Clock
     from wfes.runtime.values import Values
 
@@ -20,6 +20,8 @@ class Host(Protocol):
     def loop(self) -> asyncio.AbstractEventLoop: ...
     @property
     def clock(self) -> Clock: ...
+    @property
+    def log(self) -> Log: ...
     @property
     def worker(self) -> str: ...
     @property

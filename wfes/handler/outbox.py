@@ -18,11 +18,12 @@ from wfes.core import events as e
 from wfes.core.decide import voids
 from wfes.errors import WfesError
 from wfes.handler import refusal
+from wfes.handler.turns import Failed, Lost, Turn
 
 if TYPE_CHECKING:
     from wfes.handler.asks import Ask
     from wfes.handler.execution import Execution
-    from wfes.log.port import Tx
+    from wfes.log.port import Log, Tx, WriteTransaction
 
 
 class Verdict(Enum):
@@ -44,9 +45,10 @@ class Entry:
         opens: whether it is the ask's opening.
         refusal: what the effect of an opening refused with, as a tree; then nothing is recorded by this entry.
         blocks: whether nothing may be released before it is committed.
+        turn: whose transaction it is committed in, by itself; the event is known then.
     """
 
-    __slots__ = ("ask", "blobs", "blocks", "effect", "event", "opens", "refusal")
+    __slots__ = ("ask", "blobs", "blocks", "effect", "event", "opens", "refusal", "turn")
 
     def __init__(
         self,
@@ -57,6 +59,7 @@ class Entry:
         opens: bool = False,
         blocks: bool = False,
         blobs: tuple[tuple[str, bytes], ...] = (),
+        turn: Turn | None = None,
     ) -> None:
         self.event = event
         self.ask = ask
@@ -65,9 +68,12 @@ class Entry:
         self.refusal: dict[str, Any] | None = None
         self.blocks = blocks
         self.blobs = blobs
+        self.turn = turn
 
     def is_voided_by(self, newer: e.Event) -> bool:
         """Whether an unseen event from outside takes it back."""
+        if self.turn is not None:
+            return False
         if self.effect is not None:
             return isinstance(newer, e.WorkflowPaused)
         assert self.event is not None
@@ -95,10 +101,21 @@ class Outbox:
         self._pending.append(entry)
 
     def flush(self) -> None:
-        """Hands what has been added to the writer, as one member."""
-        if self._pending:
-            member = _OwnerAppend(self, self._execution, self._pending, self._generation)
-            self._pending = []
+        """Hands what has been added to the writer, as one member; what has a transaction of its own, by itself."""
+        if not self._pending:
+            return
+        pending, self._pending = self._pending, []
+        first = 0
+        for place, entry in enumerate(pending):
+            if entry.turn is not None:
+                self._send(_OwnerAppend, pending[first:place])
+                self._send(_OwnTransaction, [entry])
+                first = place + 1
+        self._send(_OwnerAppend, pending[first:] if first else pending)
+
+    def _send(self, kind: type[_OwnerAppend], entries: list[Entry]) -> None:
+        if entries:
+            member = kind(self, self._execution, entries, self._generation)
             self._sent.append(member)
             self._execution.host.submit(member)
 
@@ -107,6 +124,11 @@ class Outbox:
         first = self._sent.popleft()
         assert first is member, "members of one execution commit in order"
         self._execution.committed(member.entries)
+
+    def turned_down(self, member: _OwnerAppend) -> None:
+        """A member with a transaction of its own is not in the log, and what it blocked goes on without it."""
+        self._sent.remove(member)
+        self._execution.line.blocks -= 1
 
     def conflict(self) -> None:
         """Takes back everything that is not committed and has it decided again."""
@@ -142,7 +164,7 @@ class _OwnerAppend:
     def run(self, tx: Tx) -> Verdict:
         execution = self._execution
         outbox = self._outbox
-        if outbox.refused >= self._generation and outbox.refuser is not self:
+        if self._is_refused:
             return Verdict.REFUSED
         state = tx.state(execution.id)
         if state is None or state.worker != execution.host.worker or state.epoch != execution.epoch:
@@ -165,6 +187,12 @@ class _OwnerAppend:
         if events:
             tx.append(execution.id, events)
         return Verdict.COMMITTED
+
+    @property
+    def _is_refused(self) -> bool:
+        """Whether an earlier member of the same execution was in conflict."""
+        outbox = self._outbox
+        return outbox.refused >= self._generation and outbox.refuser is not self
 
     @staticmethod
     def _take_effect(entry: Entry, tx: Tx) -> bool:
@@ -197,6 +225,57 @@ class _OwnerAppend:
     def failed(self, error: Exception) -> None:
         if not self._execution.is_gone:
             self._execution.broken(error)
+
+
+class _Void(Exception):
+    """A member with a transaction of its own is not to be committed."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict)
+        self.verdict = verdict
+
+
+class _OwnTransaction(_OwnerAppend):
+    """A member of the writer's queue: one entry that is committed in a transaction with others' rows."""
+
+    @property
+    def _turn(self) -> Turn:
+        turn = self.entries[0].turn
+        assert turn is not None
+        return turn
+
+    def begin(self, log: Log) -> WriteTransaction:
+        if self._is_refused:
+            return log.begin()
+        if self._execution.is_gone:
+            raise Lost("its execution has left")
+        return self._turn.begin(log)
+
+    def run(self, tx: Tx) -> Verdict:
+        self.entries[0].event = self._turn.event
+        verdict = super().run(tx)
+        if verdict is not Verdict.COMMITTED:
+            raise _Void(verdict)  # undoes the others' rows as well
+        for digest, content in self._turn.blobs:
+            tx.put_blob(digest, content)
+        return verdict
+
+    def done(self, result: Verdict) -> None:
+        event = self._turn.event
+        if not self._execution.is_gone and event is not None:
+            self._turn.committed(event)
+        super().done(result)
+
+    def failed(self, error: Exception) -> None:
+        if isinstance(error, _Void):
+            super().done(error.verdict)
+            return
+        if not isinstance(error, (Failed, Lost)):
+            super().failed(error)
+        elif not self._execution.is_gone:
+            self._outbox.turned_down(self)
+            self._turn.turned_down(error)
+        self._turn.drop()
 
 
 class SetAside:

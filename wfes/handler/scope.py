@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from wfes.core.ids import check_name, derived_id
+from wfes.errors import NotSupported
 
 if TYPE_CHECKING:
     from wfes.handler.execution import Execution
@@ -27,15 +28,25 @@ class Scope:
         path: the step's path, or ``""`` in the handler.
         attempt: the step's attempt, 1, 2, …; 0 in the handler.
         index: the item's number inside ``map``, ``for_each`` and ``batch``; else None.
+        transaction: whether this is the function of a transaction, which records nothing by itself.
     """
 
-    __slots__ = ("_draws", "_names", "attempt", "execution", "index", "path")
+    __slots__ = ("_draws", "_names", "attempt", "execution", "index", "path", "transaction")
 
-    def __init__(self, execution: Execution, path: str, attempt: int = 0, index: int | None = None) -> None:
+    def __init__(
+        self,
+        execution: Execution,
+        path: str,
+        attempt: int = 0,
+        index: int | None = None,
+        *,
+        transaction: bool = False,
+    ) -> None:
         self.execution = execution
         self.path = path
         self.attempt = attempt
         self.index = index
+        self.transaction = transaction
         self._names: dict[str, int] = {}
         self._draws = 0
 
@@ -49,7 +60,9 @@ class Scope:
 
         Raises:
             ValueError: the name is empty, longer than 200 characters, or has a ``/`` or ``#``.
+            NotSupported: this is the function of a transaction.
         """
+        self._check_records(f"step {name!r}")
         count = self._names.get(name)
         if count is None:
             check_name(name, "step name")
@@ -61,12 +74,21 @@ class Scope:
 
     def claim_call(self, call: str) -> str:
         """The path of the next unnamed call here, such as ``#start``; no step can have that name."""
+        if call != "id":
+            self._check_records(call)
         name = f"#{call}"
         count = self._names.get(name, 0) + 1
         self._names[name] = count
         if count > 1:
             name = f"{name}#{count}"
         return f"{self.path}/{name}" if self.path else name
+
+    def _check_records(self, what: str) -> None:
+        if self.transaction:
+            raise NotSupported(
+                f"{what} is asked for inside the function of transaction {self.path!r}, whose own completion is all "
+                "that its transaction records; ask for it before or after"
+            )
 
     def derive_id(self) -> str:
         """An instance id made of this step's path and how many were made here: the same for every attempt."""

@@ -26,7 +26,7 @@ from wfes.handler.asks import CallAsk, ChildAsk, ListenAsk, ProgressAsk, Request
 from wfes.handler.attempts import StepAsk
 from wfes.handler.call import Call
 from wfes.handler.scope import current
-from wfes.handler.step_fanout import StepFanOut
+from wfes.handler.step_transaction import StepTransaction
 from wfes.names import Event, Request
 from wfes.validation import checked_name, explained, fitted
 
@@ -41,7 +41,7 @@ Item = TypeVar("Item")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Step(StepFanOut):
+class Step(StepTransaction):
     """The handler's way to everything that must be recorded; one object an instance.
 
     Example:

@@ -121,15 +121,17 @@ class WriteTransaction(Protocol):
 
 
 class Lent(Protocol):
-    """A transaction that a step's function writes its own rows in; the step's completion is appended to the same one.
+    """A transaction that a step's function writes its own rows in; the step's completion is appended to the same one."""
 
-    Attributes:
-        connection: what a plain function is given; it can neither commit nor write to the log's own tables.
-        asynchronous: what an ``async`` function is given; the same, where the database's library knows one kind only.
-    """
+    @property
+    def connection(self) -> Any:
+        """What a plain function is given; it can neither commit nor write to the log's own tables."""
+        ...
 
-    connection: Any
-    asynchronous: Any
+    @property
+    def asynchronous(self) -> Any:
+        """What an ``async`` function is given; the same, where the database's library knows one kind only."""
+        ...
 
     @property
     def is_lost(self) -> bool:
@@ -366,8 +368,8 @@ class Member(Protocol):
     ``WfesError`` it raises before appending refuses it alone and goes to ``failed``. Both are called on the event
     loop's thread.
 
-    A member with a method ``begin(log) -> WriteTransaction`` is run by itself, in the transaction which that gives; it is
-    called again if the transaction has to be repeated. Where ``run`` raises, all of that transaction is undone.
+    A member with a method ``begin(log) -> WriteTransaction`` is run by itself, in the transaction which that gives; it
+    is called again if the transaction has to be repeated. Where ``run`` raises, all of that transaction is undone.
 
     A member with a true attribute ``withdrawable`` is a command that somebody waits for: while the log is in trouble it
     is given back after a time, unrecorded, with ``LogUnavailable``. Any other member waits for ever.

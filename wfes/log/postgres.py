@@ -27,6 +27,7 @@ from wfes.log.archive import Archive, FileArchive
 from wfes.log.port import Row
 from wfes.log.postgres_connection import Connection, ReadDatastore, connected, is_cut
 from wfes.log.postgres_errors import ends_connection, unavailable
+from wfes.log.postgres_lent import LentWrite, PostgresLent
 from wfes.log.postgres_session import AdvisoryLocks, Session, SessionHints
 from wfes.log.postgres_sql import Params, defined, made_if_missing, own, translated
 from wfes.log.postgres_url import Place, place
@@ -65,6 +66,7 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
     def __init__(self, url: str) -> None:
         self.url = url
         self.dialect = "postgresql"
+        self.lends_seconds: float | None = None
         self.place: Place = place(url)
         self.archive: Archive = FileArchive(self.place.archive)
         self._reads = ReadDatastore(url, self.place.connect)
@@ -75,6 +77,8 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
         self._write: PostgresWrite | None = None
         self._known: Counted | None = None
         self._begin = b""
+        self._begin_lent = b""
+        self._take_lock = b""
         self._topics: set[str] = set()
         """Topics known to be in the table of topics."""
 
@@ -125,6 +129,12 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
             limits.append(f"SET LOCAL search_path = {self.place.schema}")
         settings = "; ".join(["BEGIN", *limits]).encode()
         self._begin = b"; ".join([settings, own("lock"), own("head")])
+        # A function's own transaction has the limits of the log's only from the moment that it takes the lock. It sees
+        # what others committed until then, whatever the database's own isolation is.
+        path = [] if self.place.schema is None else [f"SET LOCAL search_path = {self.place.schema}"]
+        begin = ["BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE", *path, "SET LOCAL wfes.lent = 'yes'"]
+        self._begin_lent = "; ".join(begin).encode()
+        self._take_lock = b"; ".join(["; ".join(limits).encode(), own("lock"), own("head")])
 
     def _make(self, connection: Connection, statements: Sequence[str]) -> None:
         """Makes or upgrades the schema and what the statements make, if anything is to be made."""
@@ -212,6 +222,28 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
             _clear(connection)
             raise
         return self._write
+
+    def lend(self) -> PostgresLent:
+        if not self._is_open:
+            raise LogUnavailable(self.url, "it is closed")
+        connection = connected(self.url, self.place.connect)
+        return PostgresLent(self.url, connection, self._begin_lent, self._write_on)
+
+    def _write_on(self, connection: Connection) -> PostgresWrite:
+        known = self._look()
+        write = LentWrite(self.url, connection, self._topics, known, self._take_lock)
+        self._write = write
+        return write
+
+    def handed_over(self) -> bool:
+        connection = self._connection()
+        try:
+            found: Any = connection.execute(own("handed_over")).fetchall()[0]
+        except psycopg.Error as error:
+            if ends_connection(connection, error):
+                connection.close()
+            raise unavailable(self.url, error) or error from error
+        return bool(found[0])
 
     def changed(self) -> bool:
         known = self._look()
