@@ -106,9 +106,26 @@ class Run(Protocol):
     def __call__(self, test: Callable[[Bench], Awaitable[None]], *faults: str, **options: Any) -> None: ...
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+def _url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    match request.param:
+        case "memory":
+            return "sqlite://"
+        case "sqlite":
+            return f"sqlite:///{tmp_path}/log.db"
+        case _:
+            url: str = request.getfixturevalue("postgres_url")
+            return url
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return "sqlite://" if request.param == "memory" else f"sqlite:///{tmp_path}/log.db"
+    return _url(request, tmp_path)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def shared_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of a log that several processes may open."""
+    return _url(request, tmp_path)
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,9 +63,9 @@ def test_each_event_is_recorded_once_whatever_fails(
     ]
 
 
-def test_lost_answer_is_not_repeated_when_another_wrote_since(tmp_path: Path) -> None:
+def test_lost_answer_is_not_repeated_when_another_wrote_since(shared_url: str) -> None:
     """The commit whose answer was lost is found even behind newer events of another process."""
-    url = f"sqlite:///{tmp_path}/log.db"
+    url = shared_url
     other = open_log(url)
 
     class Racing(FaultyLog):
@@ -246,8 +245,8 @@ with faults.installed():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 @pytest.mark.parametrize(("fault", "kept"), [("kill:before:3", 2), ("kill:after:3", 3)])
-def test_kill_at_a_commit(tmp_path: Path, fault: str, kept: int) -> None:
-    url = f"sqlite:///{tmp_path}/log.db"
+def test_kill_at_a_commit(shared_url: str, fault: str, kept: int) -> None:
+    url = shared_url
     child = subprocess.run(
         [sys.executable, "-c", CHILD, url], env={**os.environ, "WFES_FAULT": fault}, check=False, timeout=30
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
@@ -147,6 +146,25 @@ def test_a_member_that_raises_after_an_append_is_undone_alone(run: Run, log: Log
     assert messages == ["", "", "1", "2"]
     assert log.select_events("j") == []
     assert [row[0] for row in log.read("SELECT id FROM wfes_instances")] == ["i"]
+
+
+def test_a_member_whose_query_is_wrong_fails_alone(run: Run) -> None:
+    """It has changed nothing; and yet some databases then do nothing more in that transaction."""
+
+    async def test(bench: Bench) -> None:
+        await bench.start("i")
+        go = await hold(bench)
+        futures = [
+            bench.append("i", progress()),
+            bench.submit(lambda tx: tx.query("SELECT * FROM nowhere")),
+            bench.append("i", progress()),
+        ]
+        go.set()
+        first, failed, last = await asyncio.gather(*futures, return_exceptions=True)
+        assert (first, last) == (3, 4)
+        assert "nowhere" in str(failed)
+
+    run(test)
 
 
 def test_a_member_whose_rows_the_database_refuses_fails_alone(run: Run) -> None:
@@ -410,10 +428,10 @@ Pair = Callable[[Callable[[Any, Any], Awaitable[None]]], None]
 
 
 @pytest.fixture
-def pair(tmp_path: Path, make_bench: Callable[[Log], Any]) -> Pair:
+def pair(shared_url: str, make_bench: Callable[[Log], Any]) -> Pair:
     def pair(test: Callable[[Any, Any], Awaitable[None]]) -> None:
         async def main() -> None:
-            logs = [open_log(f"sqlite:///{tmp_path}/log.db") for _ in range(2)]
+            logs = [open_log(shared_url) for _ in range(2)]
             benches = [make_bench(log) for log in logs]
             try:
                 await test(*benches)
