@@ -157,11 +157,12 @@ def test_a_member_whose_query_is_wrong_fails_alone(run: Run) -> None:
         futures = [
             bench.append("i", progress()),
             bench.submit(lambda tx: tx.query("SELECT * FROM nowhere")),
+            bench.submit(lambda tx: tx.query("SELECT count(*) FROM wfes_work")),
             bench.append("i", progress()),
         ]
         go.set()
-        first, failed, last = await asyncio.gather(*futures, return_exceptions=True)
-        assert (first, last) == (3, 4)
+        first, failed, found, last = await asyncio.gather(*futures, return_exceptions=True)
+        assert (first, found, last) == (3, [(1,)], 4)
         assert "nowhere" in str(failed)
 
     run(test)
