@@ -1,4 +1,4 @@
-"""``wfes_work``: what is not over, who owns it, and from when on a worker may claim it."""
+"""``wfes_work``: what is not over, who owns it, from when on a worker may claim it, and what label of code it ran."""
 
 from __future__ import annotations
 
@@ -12,27 +12,31 @@ class Work:
     """The projection: one row an instance that has not ended."""
 
     name = "wfes_work"
-    version = 2
+    version = 3
     owned = True
     create = (
         """CREATE TABLE IF NOT EXISTS wfes_work (
             id TEXT PRIMARY KEY NOT NULL,
             workflow TEXT NOT NULL,
             worker TEXT,
-            runnable_at BIGINT
+            runnable_at BIGINT,
+            version TEXT
         )""",
         """CREATE INDEX IF NOT EXISTS wfes_work_due ON wfes_work (workflow, runnable_at, id)
             WHERE runnable_at IS NOT NULL""",
         "CREATE INDEX IF NOT EXISTS wfes_work_worker ON wfes_work (worker) WHERE worker IS NOT NULL",
     )
-    upsert = """INSERT INTO wfes_work (id, workflow, worker, runnable_at) VALUES (?, ?, ?, ?)
-        ON CONFLICT (id) DO UPDATE SET worker = excluded.worker, runnable_at = excluded.runnable_at"""
+    upsert = """INSERT INTO wfes_work (id, workflow, worker, runnable_at, version) VALUES (?, ?, ?, ?, ?)
+        ON CONFLICT (id) DO UPDATE SET worker = excluded.worker, runnable_at = excluded.runnable_at,
+            version = excluded.version"""
     delete = "DELETE FROM wfes_work WHERE id = ?"
 
     def rows(self, state: InstanceState) -> Mapping[Row, Row]:
         if state.ended is not None:
             return {}
-        return {(state.id,): (state.id, state.workflow, state.worker, state.runnable_at())}
+        code = state.code
+        version = code.get("version") if isinstance(code, dict) else None
+        return {(state.id,): (state.id, state.workflow, state.worker, state.runnable_at(), version)}
 
 
 RUNNABLE = """SELECT id FROM wfes_work

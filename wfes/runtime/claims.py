@@ -22,6 +22,7 @@ from wfes.core.state import InstanceState
 from wfes.log.port import Row, Tx
 from wfes.runtime import leases
 from wfes.runtime.admission import Admission
+from wfes.runtime.versions import Versions
 
 Json = Any
 Read = Callable[[str, Sequence[object]], list[Row]]
@@ -40,10 +41,14 @@ _DUE = """SELECT column1, (
         SELECT runnable_at FROM wfes_work WHERE workflow = column1 AND runnable_at IS NOT NULL
         ORDER BY runnable_at LIMIT 1
     ) FROM (VALUES {}) AS given"""
-_RUNNABLE = """SELECT runnable_at, id FROM wfes_work WHERE workflow = ? AND runnable_at <= ?
+_DUE_OLDER = """SELECT runnable_at FROM wfes_work WHERE workflow = ? AND runnable_at IS NOT NULL{}
+    ORDER BY runnable_at LIMIT 1"""
+_RUNNABLE = """SELECT runnable_at, id FROM wfes_work WHERE workflow = ? AND runnable_at <= ?{}
     ORDER BY runnable_at LIMIT ?"""
-_OWNED = """SELECT id FROM wfes_work WHERE worker = ? AND workflow IN ({})
+_OWNED = """SELECT id FROM wfes_work WHERE worker = ? AND workflow IN ({}){}
     ORDER BY id LIMIT ?"""
+_NOT_NEWER = " AND (version IS NULL OR version NOT IN ({}))"
+_OTHER_OR_NOT_NEWER = " AND (workflow <> ? OR version IS NULL OR version NOT IN ({}))"
 _OWNS_SOMETHING = "SELECT 1 FROM wfes_work WHERE worker = ? LIMIT 1"
 _ORPHANS = """SELECT DISTINCT worker FROM wfes_work WHERE worker IS NOT NULL
     AND worker NOT IN (SELECT id FROM wfes_workers)"""
@@ -55,12 +60,23 @@ class Work:
     Each workflow is looked at by itself, for then the index gives the first few without reading the others.
     """
 
-    def __init__(self, workflows: Collection[str], admission: Admission | None = None) -> None:
-        """Makes it for the workflows of these names, whose instances are admitted so where that is limited."""
+    def __init__(
+        self,
+        workflows: Collection[str],
+        admission: Admission | None = None,
+        versions: Versions | None = None,
+    ) -> None:
+        """Makes it.
+
+        Args:
+            workflows: their names.
+            admission: how instances are admitted where their number is limited.
+            versions: which instances are for workers with newer code; None: none.
+        """
         self._names = list(workflows)
         self.admission = admission
+        self.versions = versions or Versions({})
         self._due_sql = _DUE.format(", ".join(["(?)"] * len(self._names)))
-        self._owned_sql = _OWNED.format(", ".join("?" * len(self._names)))
 
     def next_due(self, read: Read) -> int | None:
         """When the first instance that nobody owns may be claimed, in microseconds; perhaps a past moment."""
@@ -75,22 +91,48 @@ class Work:
 
     def _due(self, read: Read) -> list[Row]:
         """Each workflow with when its first instance that nobody owns may be claimed."""
-        return read(self._due_sql, self._names) if self._names else []
+        found = read(self._due_sql, self._names) if self._names else []
+        if not self.versions.newer:
+            return found
+        return [
+            (workflow, self._due_older(read, workflow, newer) if (newer := self._newer(workflow)) else due)
+            for workflow, due in found
+        ]
+
+    @staticmethod
+    def _due_older(read: Read, workflow: str, newer: Sequence[str]) -> int | None:
+        found = read(_DUE_OLDER.format(_NOT_NEWER.format(_marks(newer))), (workflow, *newer))
+        return found[0][0] if found else None
+
+    def _newer(self, workflow: str) -> tuple[str, ...]:
+        return self.versions.newer.get(workflow, ())
 
     def runnable(self, read: Read, now: int, limit: int) -> list[str]:
         """Ids of the instances that may be claimed at ``now``, longest due first."""
         found: list[Row] = []
         for workflow, due in self._due(read):
             if due is not None and due <= now:
-                found.extend(read(_RUNNABLE, (workflow, now, limit)))
+                newer = self._newer(workflow)
+                older = _NOT_NEWER.format(_marks(newer)) if newer else ""
+                found.extend(read(_RUNNABLE.format(older), (workflow, now, *newer, limit)))
         found.sort()
         return [str(id) for _, id in found[:limit]]
 
     def owned(self, read: Read, worker: str, limit: int) -> list[str]:
-        """Ids of instances of these workflows that a worker owns."""
+        """Ids of instances of these workflows that a worker owns, but for those that ran under newer code."""
         if not self._names:
             return []
-        return [str(id) for (id,) in read(self._owned_sql, (worker, *self._names, limit))]
+        older = ""
+        params: list[object] = [worker, *self._names]
+        for workflow, newer in self.versions.newer.items():
+            older += _OTHER_OR_NOT_NEWER.format(_marks(newer))
+            params += [workflow, *newer]
+        found = read(_OWNED.format(_marks(self._names), older), (*params, limit))
+        return [str(id) for (id,) in found]
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ", ".join("?" * len(values))
 
 
 def owns_something(read: Read, worker: str) -> bool:

@@ -39,6 +39,7 @@ from wfes.runtime.clock import Cancellable, Clock
 from wfes.runtime.membership import Membership, Queue, Signature
 from wfes.runtime.threads import StepThreads
 from wfes.runtime.values import Values
+from wfes.runtime.versions import Versions
 from wfes.runtime.watch import Sighting
 from wfes.version import __version__
 
@@ -172,7 +173,8 @@ class Worker:
         self._writer = writer
         self._workflows = workflows
         self._codes = {name: code_of(workflow) for name, workflow in workflows.items()}
-        self._work = Work(workflows, Admission(workflows, values))
+        self._versions = Versions({name: workflow.version for name, workflow in workflows.items()})
+        self._work = Work(workflows, Admission(workflows, values), self._versions)
         self._max_running = max_running
         self._execution = execution
         self._name = name
@@ -211,6 +213,7 @@ class Worker:
         Raises:
             LogUnavailable: this process cannot lock a file beside the database.
         """
+        self._versions.load(self._log)
         await self._sign_on()
         self._accepting = True
         self._want()
@@ -413,6 +416,8 @@ class Worker:
         for recorded in batch.events:
             id = recorded.originator_id
             event = recorded.event
+            if isinstance(event, e.WorkflowDefined):
+                self._versions.tell(event)
             if self._queueing and event.terminal:
                 waking.add(id)  # perhaps somebody waits for the slot it had
             if isinstance(event, e.RunClaimed):
