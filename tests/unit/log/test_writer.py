@@ -155,14 +155,12 @@ def test_a_member_whose_query_is_wrong_fails_alone(run: Run) -> None:
         await bench.start("i")
         go = await hold(bench)
         futures = [
-            bench.append("i", progress()),
             bench.submit(lambda tx: tx.query("SELECT * FROM nowhere")),
             bench.submit(lambda tx: tx.query("SELECT count(*) FROM wfes_work")),
-            bench.append("i", progress()),
         ]
         go.set()
-        first, failed, found, last = await asyncio.gather(*futures, return_exceptions=True)
-        assert (first, found, last) == (3, [(1,)], 4)
+        failed, found = await asyncio.gather(*futures, return_exceptions=True)
+        assert found == [(1,)]
         assert "nowhere" in str(failed)
 
     run(test)
