@@ -36,7 +36,7 @@ define new_venv
 		echo "(Debian, Ubuntu: sudo apt-get install python3-venv), then run make again." >&2; exit 1; fi
 endef
 
-.PHONY: help demo test ci bench lint format types python clean
+.PHONY: help demo test chaos ci bench lint format types python clean
 
 help:  ## This list
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -47,6 +47,9 @@ demo: $(VENV)/.user  ## A real workflow on this machine's standard library, with
 
 test: $(VENV)/.dev  ## All tests, on the source tree
 	@$(RUN) -m pytest -n $(JOBS) $(ARGS)
+
+chaos: $(VENV)/.dev  ## Ten minutes of kills, cuts and crashes on PostgreSQL; ARGS="--seconds 60 --instances 200"
+	@PYTHONPATH=tests/acceptance/kit $(RUN) tests/acceptance/kit/chaos.py $(ARGS)
 
 ci: lint types  ## Everything: format, lint, types, import contracts, tests against the built wheel
 	@rm -rf $(WHEELS)

@@ -146,8 +146,8 @@ async def _paused(engine: Engine, run: Instance[Any], acks: Acks) -> None:
 
 
 async def _publishing(engine: Engine, run: Instance[Any], acks: Acks) -> None:
-    await engine.publish("order.placed", 7, id="order-7")
-    acks("publish", run.id, "order-7")
+    await engine.publish("order.placed", 7, id=f"order of {run.id}")
+    acks("publish", run.id, f"order of {run.id}")
     found = await engine.get_or_create(corpus.child, key="k", input=5, statuses=tuple(Status))
     acks("get_or_create", found.id, "k")
 
