@@ -69,6 +69,7 @@ from wfes.views import (
     ProjectionStatus,
     RecordedEvent,
 )
+from wfes.workers import Unserved, WorkerCode, WorkerRow
 from wfes.workflow import Concurrency, Event, Request, Schedule, Workflow, workflow
 
 __all__ = [
@@ -129,10 +130,13 @@ __all__ = [
     "UnknownRequest",
     "UnknownSchedule",
     "UnknownWorkflow",
+    "Unserved",
     "UnstorableValue",
     "Wait",
     "WaitTimeout",
     "WfesError",
+    "WorkerCode",
+    "WorkerRow",
     "Workflow",
     "WorkflowAborted",
     "WorkflowCancelled",

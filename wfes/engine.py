@@ -48,6 +48,7 @@ from wfes.stream import checked_position
 from wfes.subscription.projection import Projection
 from wfes.validation import is_a, shown
 from wfes.views import DataRequest, RecordedEvent
+from wfes.workers import Workers
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -57,7 +58,7 @@ T = TypeVar("T")
 URL_DEFAULT = "sqlite:///wfes.db"
 
 
-class Engine(Reading, Insights, Schedules, Pruning):
+class Engine(Reading, Insights, Schedules, Pruning, Workers):
     """Durable workflows on one log.
 
     Use it as `async with Engine(...)`, or as `with Engine(...)` from code that is not async.
@@ -196,14 +197,18 @@ class Engine(Reading, Insights, Schedules, Pruning):
             ambient.left(self, self._token)
         await self._parts.close(seconds)
 
-    async def run_forever(self) -> None:
+    async def run_forever(self, *, grace: Duration = GRACE_SECONDS) -> None:
         """Runs until SIGINT or SIGTERM, then stops cleanly; opens the engine first if it is not open.
 
         A second signal does what it does without this: it ends the process.
+
+        Args:
+            grace: Duration that running steps get at the stop, as in `close`.
         """
+        durations.micros(grace, "grace")
         if self._parts.phase == "new":
             async with self:
-                await self.run_forever()
+                await self.run_forever(grace=grace)
             return
         loop = self._parts.check_open()
         stop = asyncio.Event()
@@ -226,7 +231,7 @@ class Engine(Reading, Insights, Schedules, Pruning):
             await stop.wait()
         finally:
             restore()
-        await self.close()
+        await self.close(grace)
 
     def call(self, coroutine: Coroutine[Any, Any, T], timeout: Duration | None = None) -> T:
         """Runs a coroutine, such as `checkout.start(order)`, in this engine's thread, and waits for it.

@@ -15,6 +15,7 @@ from wfes.cli.prune import prune
 from wfes.cli.reading import ls, requests, show
 from wfes.cli.running import run, start, worker
 from wfes.cli.schedules import schedules
+from wfes.cli.workers import workers
 
 __all__ = ["main"]
 
@@ -42,6 +43,7 @@ for _command in (
     inbox,
     prune,
     projections,
+    workers,
     demo,
 ):
     main.add_command(_command)

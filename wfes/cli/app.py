@@ -151,6 +151,8 @@ async def opened(
     workflows: Iterable[Workflow[Any, Any]] = (),
     worker: bool = False,
     creates: bool = False,
+    max_running: int = 1_000,
+    name: str | None = None,
 ) -> AsyncGenerator[Engine]:
     """An open engine on the log.
 
@@ -159,6 +161,8 @@ async def opened(
         workflows: What the engine knows.
         worker: Whether it runs instances in this process.
         creates: Whether a log is made where there is none.
+        max_running: How many instances may be in memory.
+        name: What the engine is called.
 
     Raises:
         Failure: There is no log there and none is to be made.
@@ -172,7 +176,7 @@ async def opened(
             f"there is no log at {missing}: --url (or $WFES_URL) names another one; "
             "`wfes run`, `wfes start` and `wfes worker` make a new one"
         )
-    engine = Engine(place.url, workflows=list(workflows), worker=worker)
+    engine = Engine(place.url, workflows=list(workflows), worker=worker, max_running=max_running, name=name)
     async with AsyncExitStack() as stack:
         try:
             await stack.enter_async_context(engine)

@@ -11,6 +11,7 @@ from wfes.cli.finding import all_requests, find_instance
 from wfes.cli.screen import Part, Screen, screen, status_part
 from wfes.cli.timeline import Row, Timeline
 from wfes.cli.values import clipped, clock, error_text, gist, json_text, short, span
+from wfes.cli.workers import NO_WORKER
 from wfes.core.state import Status
 from wfes.instance import Instance
 from wfes.views import DataRequest, InstanceCounts, InstanceRow, Page, RecordedEvent
@@ -57,9 +58,9 @@ def ls(
         _print_counts(screen(), perform(_counts(place, workflow)), as_json=as_json)
         return
 
-    async def read() -> Page[InstanceRow]:
+    async def read() -> tuple[Page[InstanceRow], set[str]]:
         async with opened(place) as engine:
-            return await engine.instances(
+            page = await engine.instances(
                 workflow=workflow,
                 status=[Status(status) for status in statuses] or None,
                 key=key,
@@ -67,13 +68,15 @@ def ls(
                 limit=limit,
                 cursor=cursor,
             )
+            return page, await engine.without_worker(page)
 
-    page = perform(read())
+    page, without = perform(read())
     out = screen()
     if as_json:
         out.json(
             {
                 "items": page.items,
+                "no_worker": sorted(without),
                 "cursor": page.cursor,
                 "position": page.position,
                 "total": page.total,
@@ -98,10 +101,14 @@ def ls(
     ]
     if rows:
         titles = ["id", "workflow", "status", "created", "since", "key", "tags"]
-        if any(row.reason for row in page.items):
+        if without or any(row.reason for row in page.items):
             titles.append("")
             for cells, row in zip(rows, page.items, strict=True):
-                cells.append((clipped(row.reason or "", NOTE_CHARS), "dim"))
+                cells.append(
+                    (NO_WORKER, "bad")
+                    if row.id in without
+                    else (clipped(row.reason or "", NOTE_CHARS), "dim")
+                )
         out.table(titles, rows)
     if page.total is not None:
         about = "" if page.total_exact else "about "
@@ -191,18 +198,22 @@ def show(place: Place, id: str, everything: bool, as_json: bool) -> None:
     over, failed or were started more than once; --all shows every one.
     """
 
-    async def read() -> tuple[Instance[Any], list[RecordedEvent]]:
+    async def read() -> tuple[Instance[Any], list[RecordedEvent], bool]:
         async with opened(place) as engine:
             instance = await find_instance(engine, id)
-            return instance, list(await instance.history())
+            history = list(await instance.history())
+            return instance, history, bool(await engine.without_worker([instance]))
 
-    instance, events = perform(read())
+    instance, events, without = perform(read())
     timeline = Timeline(events)
     out = screen()
     if as_json:
-        out.json({**facts(instance), "steps": [row.to_json() for row in timeline.top]})
+        steps = [row.to_json() for row in timeline.top]
+        out.json({**facts(instance), "no_worker": without, "steps": steps})
         return
     _print_instance(out, place, instance)
+    if without:
+        out.line((NO_WORKER, "bad"), f": {place.command('workers')} shows who runs what")
     print_timeline(out, timeline, everything=everything)
     _print_end(out, instance)
 

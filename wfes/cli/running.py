@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Generator, Iterable
@@ -15,6 +16,7 @@ from wfes.cli.app import Failure, Place, actor, joined, json_option, opened, per
 from wfes.cli.following import printer
 from wfes.cli.live import LiveView, Sizes, Watch
 from wfes.cli.loading import AnyWorkflow, load_workflow, load_workflows
+from wfes.cli.processes import Processes, stop_with_parent
 from wfes.cli.screen import Screen, screen, status_part
 from wfes.cli.timeline import ENDS
 from wfes.cli.values import DURATION, JSON, error_text, json_text, span
@@ -229,31 +231,95 @@ def stop_on_sigterm() -> Generator[None]:
 
 @click.command()
 @click.argument("modules", metavar="MODULE...", nargs=-1, required=True)
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    help="So many, under one parent.",
+)
+@click.option(
+    "--max-running",
+    type=click.IntRange(1),
+    default=1000,
+    show_default=True,
+    help="How many instances each process has in memory at most.",
+)
+@click.option("--name", help="What to call it; shown by `wfes workers`.")
+@click.option(
+    "--grace",
+    type=DURATION,
+    default="10s",
+    show_default=True,
+    metavar="DURATION",
+    help="How long running steps may take to finish at a stop.",
+)
+@click.option("--supervised", is_flag=True, hidden=True)
 @json_option
 @click.pass_obj
-def worker(place: Place, modules: tuple[str, ...], as_json: bool) -> None:
+def worker(
+    place: Place,
+    modules: tuple[str, ...],
+    processes: int,
+    max_running: int,
+    name: str | None,
+    grace: int,
+    supervised: bool,
+    as_json: bool,
+) -> None:
     """Run the workflows of modules until Ctrl-C or SIGTERM.
 
-    MODULE is a module in the current folder or on the import path; MODULE:WORKFLOW runs one of it only.
+    MODULE is a module in the current folder or on the import path; MODULE:WORKFLOW runs one of it only. A stop is
+    clean: nothing more is claimed, running steps get their grace, everything else goes on elsewhere at once. A second
+    Ctrl-C or SIGTERM ends it.
+
+    With --processes a parent runs that many worker processes, starts one again that died, and passes a stop on.
     """
     workflows = load_workflows(modules)
+    if processes > 1:
+        options = ["--max-running", str(max_running), "--grace", str(grace / 1_000_000)]
+        options += ["--name", name] if name is not None else []
+        options += ["--json"] if as_json else []
+        command = [sys.executable, "-m", "wfes", "worker", *options, "--supervised", "--", *modules]
+        code = asyncio.run(_processes(command, place.url, processes))
+        raise click.exceptions.Exit(code)
+    if supervised:
+        stop_with_parent()
     out = screen()
-    perform(_worker(place, workflows, out, as_json))
+    perform(_worker(place, workflows, out, as_json, max_running, name, grace))
     if as_json:
         out.json({"type": "stopped"}, lines=True)
     else:
         out.line("stopped")
 
 
-async def _worker(place: Place, workflows: list[AnyWorkflow], out: Screen, as_json: bool) -> None:
+async def _processes(command: list[str], url: str, number: int) -> int:
+    def say(text: str) -> None:
+        click.echo(f"wfes: {text}", err=True)
+
+    # Not on their command lines, which everybody on this machine can read: it may hold a password.
+    return await Processes(command, {**os.environ, "WFES_URL": url}, number, say).run()
+
+
+async def _worker(
+    place: Place,
+    workflows: list[AnyWorkflow],
+    out: Screen,
+    as_json: bool,
+    max_running: int,
+    name: str | None,
+    grace: int,
+) -> None:
     names = sorted(workflow.name for workflow in workflows)
-    async with opened(place, workflows=workflows, worker=True, creates=True) as engine:
+    async with opened(
+        place, workflows=workflows, worker=True, creates=True, max_running=max_running, name=name
+    ) as engine:
         if as_json:
             out.json({"type": "running", "url": place.url, "workflows": names}, lines=True)
         else:
             out.line("runs ", (joined(names), "strong"), f" on {place.url}; Ctrl-C stops it")
             out.stream.flush()
-        await engine.run_forever()
+        await engine.run_forever(grace=grace / 1_000_000)
 
 
 @click.command()

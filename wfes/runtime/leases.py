@@ -206,7 +206,8 @@ class Observer:
         """
         others = [found for found in map(Registered.of, rows) if found.id != self._worker]
         free = visible_locks(others, self._machine, self._presence)
-        census = Census()
+        # Where a connection stands between, whoever is to come may have to judge by the heartbeat.
+        census = Census(needs_beat=not self._certain)
         now = self._monotonic()
         passed = 0 if self._looked_at is None else min(now - self._looked_at, STEP_NANOS)
         self._looked_at = now
