@@ -274,22 +274,27 @@ class InstanceState:
 
     def takes_something(self) -> bool:
         """Whether something from outside stands in the history that an open wait is about to take."""
-        waits = self.waits.values()
-        if any(wait.ready for wait in waits):
-            return True
+        for wait in self.waits.values():
+            if wait.ready:
+                return True
         if not self.inbox:
             return False
         names = set(self.inbox.values())
-        return any(wait.kind == "listen" and wait.name in names for wait in waits)
+        return any(wait.kind == "listen" and wait.name in names for wait in self.waits.values())
 
     def due_at(self) -> int | None:
         """The earliest moment at which something is due by itself, in microseconds."""
-        dues = [wait.until for wait in self.waits.values() if wait.until is not None]
-        dues.extend(step.retry_at for step in self.steps.values() if step.retry_at is not None)
-        dues.extend(self.timers.values())
-        if self.deadline is not None and self.interrupted is None:
-            dues.append(self.deadline)
-        return min(dues, default=None)
+        due = self.deadline if self.interrupted is None else None
+        for wait in self.waits.values():
+            if wait.until is not None and (due is None or wait.until < due):
+                due = wait.until
+        for step in self.steps.values():
+            if step.retry_at is not None and (due is None or step.retry_at < due):
+                due = step.retry_at
+        for timer in self.timers.values():
+            if due is None or timer < due:
+                due = timer
+        return due
 
     def current_status(self) -> Status:
         """The status that the rest of the state amounts to."""

@@ -94,8 +94,10 @@ class InlineRows:
                 old, now = before[index], after[index]
                 if old is now or old == now:
                     continue
-                gone.extend(key for key in old if key not in now)
-                new.extend(row for key, row in now.items() if old.get(key) != row)
+                if old:
+                    gone.extend([key for key in old if key not in now])
+                if now:
+                    new.extend([row for key, row in now.items() if old.get(key) != row])
             if gone:
                 target.executemany(projection.delete, gone)
             if new:

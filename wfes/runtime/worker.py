@@ -192,6 +192,7 @@ class Worker:
         self._wanted = False
         self._checking = False
         self._claiming = False
+        self._more = False
         self._scan_at = 0.0
         self._dead: dict[str, float] = {}
         """Dead workers that may own something still, and since when, by the loop's clock, they are known to be."""
@@ -530,21 +531,22 @@ class Worker:
         self._checking = False
         if not self._accepting or self._claiming or not self._workflows:
             return
-        try:
-            due, self._queueing = self._work.look(self._log.read)
-        except WfesError:
-            self._arm(self.clock.now() + RETRY_MICROS)
-            return
-        if not self._dead and (due is None or due > self.clock.now()):
-            self._wanted = False
-            self._set_timer(due)
-            return
+        if not self._more:  # else the last claim saw it: nothing has to be read
+            try:
+                due, self._queueing = self._work.look(self._log.read)
+            except WfesError:
+                self._arm(self.clock.now() + RETRY_MICROS)
+                return
+            if not self._dead and (due is None or due > self.clock.now()):
+                self._wanted = False
+                self._set_timer(due)
+                return
         limit = min(self._free_places(), CLAIMS_MAX)
         if limit <= 0:
             # Still wanted: whoever leaves looks again.
             self._make_room()
             return
-        self._wanted = False
+        self._wanted = self._more = False
         self._claiming = True
         self._reserved += limit
         claimed = functools.partial(self._claimed, limit)
@@ -572,7 +574,8 @@ class Worker:
             self._dead.pop(dead, None)
             self._left_to_others.add(dead)
         self._left.set()
-        if self._wanted or (claimed.more and claimed.progressed):
+        self._more = claimed.more and claimed.progressed
+        if self._wanted or self._more:
             self._want()
             return
         due = claimed.next_due
