@@ -34,6 +34,7 @@ from wfes.runtime.reactions import REACTIONS
 from wfes.runtime.retention import Retention
 from wfes.runtime.schedule_commands import DefineSchedules, declared
 from wfes.runtime.scheduler import Scheduler
+from wfes.runtime.server_time import ServerTime, server_time
 from wfes.runtime.values import Values
 from wfes.runtime.worker import Worker
 from wfes.subscription.complete import complete
@@ -90,6 +91,8 @@ class Parts:
         self._inline = _inline(log, projections.values())
         self.loop: asyncio.AbstractEventLoop | None = None
         self.clock: Clock | None = None
+        self._server_time: ServerTime | None = None
+        self._keeping_time: asyncio.Task[None] | None = None
         self._writer: Writer | None = None
         self._worker: Worker | None = None
         self._scheduler: Scheduler | None = None
@@ -132,7 +135,10 @@ class Parts:
             for workflow in self._workflows.values():
                 workflow.check()
             self.clock = make_clock(loop)
+            self._server_time = server_time(self._log, self.clock)
             await asyncio.to_thread(self._open_log, self.clock.now)
+            if self._server_time is not None:
+                self._keeping_time = asyncio.create_task(self._server_time.keep())
             self._ends = Ends(loop)
             self._positions = Positions(loop)
             self._positions.tell(self._log.max_notification_id())
@@ -156,6 +162,8 @@ class Parts:
 
     def _open_log(self, now: Callable[[], int]) -> None:
         self._log.open(leases.CREATE)
+        if self._server_time is not None:
+            self._server_time.look()
         bring_up(self._log, state_projections(), now)
         complete(self._log, own_inline(), EventSurroundings(self._log, self._values), now())
 
@@ -213,6 +221,8 @@ class Parts:
                 await self._worker.stop(grace_seconds)
         finally:
             self.phase = "closing"
+            if self._keeping_time is not None:
+                self._keeping_time.cancel()
             await self.models.stop()
             try:
                 if self._writer is not None:

@@ -17,7 +17,7 @@ import pytest
 import scenarios
 from checks import calls_in, histories_of, lost, malformed, stored_events
 from driver import CASES
-from places import content, url_of
+from places import content, placed, rows, url_of
 from scenarios import finished, spawn
 
 from wfes import Engine, Retry, Status, Step, StepError, workflow
@@ -41,6 +41,13 @@ async def until(true: Callable[[], Awaitable[Any]], seconds: float = 15.0) -> No
 
 async def has_status(run: Instance[Any], *statuses: Status) -> bool:
     return (await run.refresh()).status in statuses
+
+
+def server_now(folder: Path) -> datetime:
+    """The time by a PostgreSQL server's clock."""
+    ((now,),) = rows(folder, "SELECT clock_timestamp()")
+    assert isinstance(now, datetime)
+    return now
 
 
 def events_of(folder: Path, id: str) -> list[e.Event]:
@@ -323,7 +330,7 @@ class _Jumpy(Engine):
 
 
 @pytest.mark.parametrize("jump", [-3600, 3600], ids=["back", "forward"])
-def test_g7_a_wall_clock_that_jumps(folder: Path, jump: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_g7_a_wall_clock_that_jumps(tmp_path: Path, jump: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """G7: never early by the monotonic clock where the wall clock leaps ahead; never early by the wall clock where it
     is set back; and times in the history never go back."""
     monkeypatch.setattr("wfes.runtime.clock.RECHECK_SECONDS_MAX", 0.1)
@@ -335,7 +342,7 @@ def test_g7_a_wall_clock_that_jumps(folder: Path, jump: int, monkeypatch: pytest
         await step("after", corpus.same, 1)
 
     async def main() -> None:
-        async with _Jumpy(url_of(folder), workflows=[napping]) as engine:
+        async with _Jumpy(url_of(tmp_path), workflows=[napping]) as engine:
             run = await napping.start(id="run")
             await until(lambda: has_status(run, Status.LISTENING))
             engine.offset = jump * 10**9
@@ -353,7 +360,37 @@ def test_g7_a_wall_clock_that_jumps(folder: Path, jump: int, monkeypatch: pytest
     began = time.monotonic()
     asyncio.run(main())
     assert time.monotonic() - began >= 0.2
-    assert malformed(histories_of(stored_events(folder))["run"]) == []
+    assert malformed(histories_of(stored_events(tmp_path))["run"]) == []
+
+
+@pytest.mark.parametrize("ahead", [-3600, 3600], ids=["behind", "ahead"])
+def test_g7_by_the_server_s_clock(tmp_path: Path, ahead: int) -> None:
+    """G7: on PostgreSQL a sleep or a deadline never ends before its time by the server's clock, whatever the clock of
+    the worker's machine shows, and not late for that either."""
+
+    @workflow(deadline="400ms")
+    async def napping(until: datetime, step: Step) -> None:
+        await step("before", corpus.same, 1)
+        await step.sleep_until("nap", until)
+        await step.listen("never")
+
+    async def main() -> tuple[datetime, list[Any]]:
+        engine = _Jumpy(url_of(tmp_path), workflows=[napping])
+        engine.offset = ahead * 10**9
+        async with engine:
+            due = server_now(tmp_path) + timedelta(milliseconds=200)
+            run = await napping.start(due, id="run")
+            await until(lambda: has_status(run, Status.TIMED_OUT))
+            assert server_now(tmp_path) >= run.created_at + timedelta(milliseconds=400)
+            return due, await run.history()
+
+    with placed(tmp_path, "postgresql"):
+        before = server_now(tmp_path)
+        due, history = asyncio.run(main())
+        after = server_now(tmp_path)
+    assert all(before - timedelta(milliseconds=50) <= event.at <= after for event in history)
+    ended = next(event for event in history if event.type == "SleepEnded")
+    assert due <= ended.at <= due + timedelta(seconds=10)
 
 
 def test_g7_after_a_restart_a_sleep_is_not_early(folder: Path) -> None:

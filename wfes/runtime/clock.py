@@ -59,7 +59,12 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The clock of this machine, with an event loop's timers."""
+    """The clock of this machine, with an event loop's timers.
+
+    Attributes:
+        ahead: how many nanoseconds wall clock time is ahead of the monotonic clock, where somebody else tells the time
+            than this machine; None: this machine's wall clock counts. May be set from any thread.
+    """
 
     def __init__(
         self,
@@ -73,18 +78,23 @@ class SystemClock:
             loop: where callbacks are called.
             wall, monotonic: nanosecond clocks, replaced in tests.
         """
+        self.ahead: int | None = None
         self._loop = loop
         self._wall = wall
         self._monotonic = monotonic
 
+    def _time(self) -> int:
+        ahead = self.ahead
+        return self._wall() if ahead is None else self._monotonic() + ahead
+
     def now(self) -> int:
-        return self._wall() // 1_000
+        return self._time() // 1_000
 
     def call_at(self, due: int, callback: Callable[[], object]) -> Cancellable:
-        return _Timer(self._loop, self._wall, self._monotonic, due, callback)
+        return _Timer(self._loop, self._time, self._monotonic, due, callback)
 
     def call_at_wall(self, due: int, callback: Callable[[], object]) -> Cancellable:
-        return _WallTimer(self._loop, self._wall, due, callback)
+        return _WallTimer(self._loop, self._time, due, callback)
 
 
 class _Timer:
