@@ -57,8 +57,8 @@ _HELD = "SELECT held FROM wfes_slot_counts WHERE workflow = ? AND by_field = ? A
 _QUEUE = """SELECT id FROM wfes_slots
     WHERE workflow = ? AND by_field = ? AND by_value = ? AND queued > 0 AND since <= ?
     ORDER BY since, place, id LIMIT ?"""
-_UNKNOWN = """SELECT 1 FROM wfes_slots
-    WHERE workflow = ? AND by_field = ? AND by_value IS NULL AND queued > 0 AND since <= ? LIMIT 1"""
+_UNKNOWN = """SELECT id FROM wfes_slots
+    WHERE workflow = ? AND by_field = ? AND by_value IS NULL AND queued > 0 AND since <= ? LIMIT ?"""
 _RELEASED = """SELECT id FROM wfes_slots
     WHERE workflow = ? AND by_field = ? AND by_value IS NOT NULL AND queued > 0 AND since <= ? LIMIT ?"""
 _UNSETTLED = f"""SELECT 1 WHERE
@@ -92,7 +92,7 @@ def has_room(tx: Tx, workflow: str, limit: Limit, value: str) -> bool:
     if held and held[0][0] >= limit.slots:
         return False
     # Who counts as what is not known yet stands before it, as far as anybody knows.
-    if tx.query(_QUEUE, (workflow, by, value, tx.now, 1)) or tx.query(_UNKNOWN, (workflow, by, tx.now)):
+    if tx.query(_QUEUE, (workflow, by, value, tx.now, 1)) or tx.query(_UNKNOWN, (workflow, by, tx.now, 1)):
         return False
     return not _unsettled(tx, workflow, limit)
 
@@ -148,9 +148,21 @@ class Admission:
                 self._grant(tx, tx.query(_RELEASED, (workflow, by, tx.now, ADMITTED_MAX)))
             elif _unsettled(tx, workflow, limit):
                 self._sweep(tx, workflow, limit)
-            else:
+            elif self._known(tx, workflow, limit):
                 self._fill(tx, workflow, limit)
         return tx.position != before
+
+    def _known(self, tx: Tx, workflow: str, limit: Limit) -> bool:
+        """Whether everybody in the queue is known by what it counts as; notes some of those that were not.
+
+        Otherwise somebody who came later could be admitted before them.
+        """
+        rows = tx.query(_UNKNOWN, (workflow, limit.by, tx.now, SOUGHT_MAX))
+        for (id,) in rows:
+            state = tx.state(str(id))
+            if state is not None:
+                self._seek(tx, state, limit)
+        return len(rows) < SOUGHT_MAX
 
     def _fill(self, tx: Tx, workflow: str, limit: Limit) -> None:
         first: list[Row] = []
