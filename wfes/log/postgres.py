@@ -69,7 +69,7 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
         self.lends_seconds: float | None = None
         self.place: Place = place(url)
         self.archive: Archive = FileArchive(self.place.archive)
-        self._reads = ReadDatastore(url, self.place.connect)
+        self._reads = ReadDatastore(url, self.place.connect, pooled=self.place.pooled)
         super().__init__(self._reads)
         self._writing: Connection | None = None
         self._session: Session | None = None

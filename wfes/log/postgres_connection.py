@@ -77,7 +77,9 @@ class _Pool(ConnectionPool[Connection]):
         return connection
 
 
-def _reading(connect: dict[str, Any]) -> dict[str, Any]:
+def _reading(connect: dict[str, Any], *, pooled: bool) -> dict[str, Any]:
+    if pooled:
+        return connect
     given = connect.get("options")
     read_only = "-cdefault_transaction_read_only=on"
     return {**connect, "options": f"{given} {read_only}" if given else read_only}
@@ -89,14 +91,20 @@ class ReadDatastore(PostgresDatastore):
     Args:
         url: what errors call the log.
         connect: what `psycopg.connect` is given.
+        pooled: whether nothing may be asked for that belongs to a session.
     """
 
-    def __init__(self, url: str, connect: dict[str, Any]) -> None:
+    def __init__(self, url: str, connect: dict[str, Any], *, pooled: bool = False) -> None:
         super().__init__("", "", "", "", "", originator_id_type="text")
         self._url = url
         self._is_closed = False
         self.pool: Any = _Pool(
-            kwargs={**_reading(connect), "autocommit": True, "context": _Context(), "row_factory": tuple_row},
+            kwargs={
+                **_reading(connect, pooled=pooled),
+                "autocommit": True,
+                "context": _Context(),
+                "row_factory": tuple_row,
+            },
             connection_class=psycopg.Connection[TupleRow],
             min_size=0,
             max_size=POOL_MAX,

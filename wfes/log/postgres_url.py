@@ -1,7 +1,8 @@
 """What a PostgreSQL URL says: how to connect, in which schema the tables are, where archives go.
 
-Everything that libpq knows may stand in it (``sslmode``, several hosts, ``connect_timeout``, …); ``schema`` and
-``archive`` are the log's own.
+Everything that libpq knows may stand in it (``sslmode``, several hosts, ``connect_timeout``, …); ``schema``,
+``archive`` and ``pooler=transaction`` are the log's own. The last says that what answers is a pooler that gives each
+transaction another connection: then nothing is asked for that would belong to a session.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from psycopg.conninfo import conninfo_to_dict
 from wfes.errors import LogUnavailable
 
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}\Z")
+_OWN = ("schema", "archive", "pooler")
 _DEFAULTS: dict[str, Any] = {
     "application_name": "wfes",
     "connect_timeout": 5,
@@ -37,11 +39,13 @@ class Place:
         connect: what `psycopg.connect` is given.
         schema: where its tables are; None: where the database's own search path leads.
         archive: the folder of its archives.
+        pooled: whether each transaction may be on another connection.
     """
 
     connect: dict[str, Any]
     schema: str | None
     archive: Path
+    pooled: bool = False
 
 
 def place(url: str) -> Place:
@@ -58,7 +62,7 @@ def place(url: str) -> Place:
     own: dict[str, str] = {}
     rest: list[tuple[str, str]] = []
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
-        if name in ("schema", "archive"):
+        if name in _OWN:
             own[name] = value
         else:
             rest.append((name, value))
@@ -67,6 +71,14 @@ def place(url: str) -> Place:
         raise ValueError(
             f"{hidden!r}: schema is {schema!r}; it must be lower-case letters, digits and underscores, at most 63"
         )
+    pooler = own.get("pooler")
+    if pooler not in (None, "transaction"):
+        raise ValueError(f"{hidden!r}: pooler is {pooler!r}; it can only be 'transaction'")
+    if pooler and schema is not None:
+        raise ValueError(
+            f"{hidden!r}: a schema is chosen for a session, which a pooler does not keep; "
+            f"leave schema out, and ALTER ROLE … SET search_path = {schema}"
+        )
     try:
         connect: dict[str, Any] = dict(conninfo_to_dict(parts._replace(query=urlencode(rest)).geturl()))
     except (psycopg.Error, ValueError) as error:
@@ -74,6 +86,8 @@ def place(url: str) -> Place:
     if schema is not None:
         given = connect.get("options")
         connect["options"] = f"{given} -csearch_path={schema}" if given else f"-csearch_path={schema}"
+    if pooler:
+        connect["prepare_threshold"] = None
     name = connect.get("dbname") or connect.get("user") or "wfes"
     archive = own.get("archive") or f"{name}{f'.{schema}' if schema else ''}.archive"
-    return Place(_DEFAULTS | connect, schema, Path(archive).absolute())
+    return Place(_DEFAULTS | connect, schema, Path(archive).absolute(), pooler is not None)

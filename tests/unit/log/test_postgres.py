@@ -89,6 +89,8 @@ def test_a_url_says_everything() -> None:
         ("postgresql://me:secret@h/db?schema=a-b", "schema is 'a-b'"),
         ("postgresql://me:secret@h/db?schema=", "schema is ''"),
         ("postgresql://me:secret@[::1/db", "no PostgreSQL URL"),
+        ("postgresql://me:secret@h/db?pooler=session", "pooler is 'session'"),
+        ("postgresql://me:secret@h/db?pooler=transaction&schema=a", "leave schema out"),
     ],
 )
 def test_a_url_that_cannot_be_read(url: str, says: str) -> None:
@@ -203,6 +205,23 @@ def test_schemas_are_logs_of_their_own(postgres_url: str) -> None:
         first.rollback()
         assert not one.changed()
         assert two.read("SELECT current_schema()") == [("two",)]
+
+
+def test_behind_a_pooler_nothing_belongs_to_a_session(postgres_url: str) -> None:
+    url = f"{postgres_url}?pooler=transaction"
+    asked = place(url).connect
+    assert "options" not in asked
+    assert asked["prepare_threshold"] is None
+    with opened(url) as log:
+        for version in range(1, 9):
+            append(log, row(version, "a", version))
+            assert len(log.select_events("a")) == version
+        with pytest.raises(LogUnavailable, match="no writes"), log.snapshot() as snapshot:
+            snapshot.query("DELETE FROM wfes_test")
+        connection = log._writing
+        assert connection is not None
+        kept = "SELECT (SELECT count(*) FROM pg_prepared_statements), current_setting('lock_timeout')"
+        assert connection.execute(kept).fetchall() == [(0, "0")]
 
 
 def test_engines_that_open_at_once_make_it_once(postgres_url: str) -> None:
