@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from wfes import Engine, Status, Step, workflow
-from wfes.log.file_presence import lock_is_free
 from wfes.log.open import open_log
 
 CREW = """
@@ -26,7 +26,7 @@ sys.path.insert(0, sys.argv[2])
 import crew
 
 async def main():
-    async with Engine(sys.argv[1], workflows=[crew.stuck, crew.quick]) as engine:
+    async with Engine(sys.argv[1], workflows=[crew.stuck, crew.quick, crew.busy]) as engine:
         print("open", flush=True)
         await engine.run_forever()
 
@@ -53,6 +53,19 @@ async def stuck(gate: str, step: Step) -> str:
 async def quick(n: int, step: Step) -> int:
     await step.sleep("nap", "100ms")
     return await step("double", lambda: 2 * n)
+
+async def count(place: str, n: int) -> int:
+    """Takes 50 ms, and notes that it ran."""
+    await asyncio.sleep(0.05)
+    with open(place, "a") as notes:
+        notes.write(f"{n}\\n")
+    return n
+
+@workflow
+async def busy(place: str, step: Step) -> int:
+    for n in range(10):
+        await step("count", count, place, n)
+    return 10
 '''
 
 
@@ -68,20 +81,27 @@ async def quick(n: int, step: Step) -> int:
     raise NotImplementedError
 
 
+@workflow
+async def busy(place: str, step: Step) -> int:
+    """As the crew's."""
+    raise NotImplementedError
+
+
 class Place:
     """A log and the processes that work on it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, url: str) -> None:
         self.folder = folder
-        self.url = f"sqlite:///{folder / 'log.db'}"
+        self.url = url
         self.gate = folder / "gate"
         (folder / "crew.py").write_text(WORKFLOWS)
 
     @contextmanager
-    def process(self) -> Generator[subprocess.Popen[str]]:
+    def process(self, **environment: str) -> Generator[subprocess.Popen[str]]:
         """A process with a worker, open."""
         command = [sys.executable, "-c", CREW, self.url, str(self.folder)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        env = {**os.environ, **environment}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
             try:
                 assert process.stdout is not None
                 assert process.stdout.readline() == "open\n"
@@ -92,7 +112,7 @@ class Place:
 
     def engine(self) -> Engine:
         """An engine that starts and looks, and runs nothing."""
-        return Engine(self.url, workflows=[stuck, quick], worker=False)
+        return Engine(self.url, workflows=[stuck, quick, busy], worker=False)
 
     def events(self, id: str, type: str) -> list[str]:
         """An instance's events of a type, straight from the log."""
@@ -112,9 +132,11 @@ class Place:
             log.close()
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "sqlite":
+        return Place(tmp_path, f"sqlite:///{tmp_path / 'log.db'}")
+    return Place(tmp_path, request.getfixturevalue("postgres_url"))
 
 
 async def until(condition: Callable[[], bool], seconds: float = 15) -> None:
@@ -211,6 +233,88 @@ def test_two_processes_share_the_work_and_none_runs_twice(place: Place) -> None:
     asyncio.run(main())
 
 
+def test_whoever_was_stopped_past_its_lease_records_nothing_and_goes_on_as_another(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    """G5. On PostgreSQL, where a connection that lives proves nothing."""
+    place = Place(tmp_path, postgres_url)
+
+    async def main() -> None:
+        async with place.engine() as engine:
+            with place.process(WFES_LEASE="1s") as first:
+                run = await stuck.start(str(place.gate))
+                await until(lambda: len(place.events(run.id, "StepStarted")) == 2)
+                ((before, _),) = place.workers()
+                with place.process(WFES_LEASE="1s") as second:
+                    first.send_signal(signal.SIGSTOP)
+                    await until(lambda: len(place.events(run.id, "RunClaimed")) == 2)
+                    await until(lambda: len(place.workers()) == 1)
+                    place.gate.touch()
+                    first.send_signal(signal.SIGCONT)
+                    assert await run.result(15) == "through"
+                    await until(lambda: len(place.workers()) == 2)
+                    assert before not in dict(place.workers()), "an id is never used again"
+                    assert first.pid in dict(place.workers()).values()
+                    second.send_signal(signal.SIGTERM)
+                    assert second.wait(15) == 0
+                    assert await (await quick.start(4)).result(15) == 8, "it goes on"
+            assert len(place.events(run.id, "StepCompleted")) == 2
+            assert [worker.status for worker in await engine.workers()] in ([], ["dead"])
+
+    asyncio.run(main())
+
+
+def test_a_dead_workers_instances_are_spread_among_the_living(place: Place) -> None:
+    def owned() -> dict[str, int]:
+        log = open_log(place.url)
+        log.open(())
+        try:
+            sql = "SELECT worker, count(*) FROM wfes_work WHERE worker IS NOT NULL GROUP BY worker"
+            return {str(worker): int(number) for worker, number in log.read(sql)}
+        finally:
+            log.close()
+
+    async def main() -> None:
+        async with place.engine():
+            with ExitStack() as crew:
+                first = crew.enter_context(place.process())
+                runs = [await stuck.start(str(place.gate)) for _ in range(150)]
+                await until(lambda: sum(owned().values()) == 150)
+                ((dead, _),) = place.workers()
+                for _ in range(3):
+                    crew.enter_context(place.process())
+                first.kill()
+                await until(lambda: dead not in owned() and sum(owned().values()) == 150, 30)
+                shares = owned()
+                assert len(shares) == 3
+                assert max(shares.values()) <= 75, shares
+                place.gate.touch()
+                assert {await run.result(30) for run in runs} == {"through"}
+
+    asyncio.run(main())
+
+
+@pytest.mark.timeout(120)
+def test_a_rolling_deployment_runs_no_step_twice(place: Place) -> None:
+    """Two generations of two workers; 100 instances with steps of 50 ms are under way all the time."""
+    notes = [place.folder / f"notes-{n}" for n in range(100)]
+
+    async def main() -> None:
+        async with place.engine():
+            with ExitStack() as crew:
+                old = [crew.enter_context(place.process()) for _ in range(2)]
+                runs = [await busy.start(str(note)) for note in notes]
+                for process in old:
+                    crew.enter_context(place.process())
+                    process.send_signal(signal.SIGTERM)
+                    assert process.wait(20) == 0
+                assert {await run.result(60) for run in runs} == {10}
+                everything = "".join(f"{n}\n" for n in range(10))
+                assert {note.read_text() for note in notes} == {everything}
+
+    asyncio.run(main())
+
+
 def test_a_loop_closed_without_a_stop_keeps_nothing_from_others(place: Place) -> None:
     async def opened() -> Engine:
         engine = Engine(place.url, workflows=[quick])
@@ -220,7 +324,13 @@ def test_a_loop_closed_without_a_stop_keeps_nothing_from_others(place: Place) ->
     loop = asyncio.new_event_loop()
     loop.run_until_complete(opened())
     loop.close()
-    (worker, _), *_ = place.workers()
-    lock = place.folder / "log.db.workers" / f"{worker}.lock"
-    # The file stays: beside the row, a free lock says that its worker is dead, and no lease is waited for.
-    asyncio.run(until(lambda: lock_is_free(lock) is True))
+    # The row stays: beside it, a free lock says that its worker is dead, and no lease is waited for.
+    log = open_log(place.url)
+    log.open(())
+    try:
+        ((worker, era),) = log.read("SELECT id, locked FROM wfes_workers")
+        presence = log.presence()
+        assert presence is not None
+        asyncio.run(until(lambda: presence.look({worker: era}) == {worker: True}))
+    finally:
+        log.close()
