@@ -207,11 +207,11 @@ class DuplicateProjection(WfesError, ValueError):
 
 
 class ProjectionStopped(WfesError):
-    """A handler of the projection raised, and it goes no further.
+    """A handler of the projection raised, or its tables cannot be made, and it goes no further.
 
     Attributes:
         name: The projection.
-        position: The event it stopped at.
+        position: The event it stopped at; None: it was not an event.
         error: What its handler raised.
     """
 
@@ -222,9 +222,12 @@ class ProjectionStopped(WfesError):
         self.error = error
 
     def __str__(self) -> str:
+        again = f"let it try again: engine.retry_projection({self.name!r})"
+        if self.position is None:
+            return f"projection {self.name!r} is stopped{_because(self.error)}; mend that, and {again}"
         return (
-            f"projection {self.name!r} is stopped at position {self.position}{_because(self.error)}; mend its handler and "
-            f"open the engine again, or let it try again: engine.retry_projection({self.name!r})"
+            f"projection {self.name!r} is stopped at position {self.position}{_because(self.error)}; mend its handler "
+            f"and open the engine again, or {again}"
         )
 
 
@@ -336,6 +339,18 @@ class OutsideHandler(WfesError):
 
     def __str__(self) -> str:
         return f"{self.call or 'this call'} works only inside a running handler{_because(self.reason)}"
+
+
+class InsideHandler(WfesError):
+    """This call does not work inside a running handler."""
+
+    def __init__(self, call: str | None = None, reason: str | None = None) -> None:
+        super().__init__()
+        self.call = call
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.call or 'this call'} does not work inside a running handler{_because(self.reason)}"
 
 
 class StateReadOnly(WfesError):

@@ -27,7 +27,7 @@ from wfes.runtime.values import Values
 from wfes.subscription import registry
 from wfes.subscription.building import Built, Cancelled, Progress
 from wfes.subscription.check import CannotCheck, CheckReport, check, check_states
-from wfes.subscription.following import BROKEN, FOLLOWING, NEW, Follow, Following
+from wfes.subscription.following import BROKEN, FOLLOWING, NEW, SUPERSEDED, Follow, Following
 from wfes.subscription.inline import InlineProjections, reflected
 from wfes.subscription.projection import Projection, Query
 from wfes.subscription.reader import Reader
@@ -283,7 +283,12 @@ class Models:
             return Follow(projection, self._store(projection))
         if name in {state.name for state in state_projections()}:
             return None
-        raise UnknownProjection(name, {*self._follows, *self._learned, *bundled()})
+        raise self._unknown(name)
+
+    def _unknown(self, name: str) -> UnknownProjection:
+        states = {projection.name for projection in state_projections()}
+        inline = {projection.name for projection in own_inline()}
+        return UnknownProjection(name, {*self._follows, *self._learned, *bundled(), *states, *inline})
 
     async def retry(self, name: str) -> None:
         """Lets a stopped projection try again; see `Engine.retry_projection`."""
@@ -296,7 +301,7 @@ class Models:
             store = self._store(learned)
         found = await asyncio.to_thread(store.write, partial(_started_again, name=name, now=self._now()))
         if not found and follow is None:
-            raise UnknownProjection(name, {*self._follows, *self._learned})
+            raise self._unknown(name)
         if follow is not None:
             self._following.look(follow)
 
@@ -350,17 +355,22 @@ class Models:
                     raise
                 # A snapshot of its own: after a failed statement some databases answer nothing more in the first.
                 with follow.store.snapshot() as later:
-                    progress = self._progress(later, entry, projection)
-                raise ProjectionNotReady(projection.name, progress) from error
+                    raise self._not_ready(later, entry, projection) from error
         return Answer(value, self._reflected(follow, entry))
 
-    def _progress(self, view: View, entry: Entry, projection: Projection) -> str:
+    def _not_ready(
+        self, view: View, entry: Entry, projection: Projection
+    ) -> ProjectionNotReady | ProjectionStopped:
+        """Why rows of an older version do not answer, and when others will."""
         building = registry.find(view.query, projection.name + NEXT)
+        if building is not None and building.status == STOPPED:
+            return ProjectionStopped(projection.name, building.error_position, building.error)
         done = 0 if building is None else building.position or 0
         head = max(1, self.log.max_notification_id())
-        return (
+        return ProjectionNotReady(
+            projection.name,
             f"its rows are of version {entry.version}, and those of version {projection.version} are being built: "
-            f"{done:,} of {head:,} positions done ({done / head:.0%})"
+            f"{done:,} of {head:,} positions done ({done / head:.0%})",
         )
 
     async def _ready(self, follow: Follow, until: Deadline) -> None:
@@ -379,6 +389,7 @@ class Models:
 
         Raises:
             ProjectionStopped: a handler raised; they will not.
+            ProjectionNotReady: they are of a newer version than this program's, and do not yet.
             TimeoutError: they do not in time.
         """
         assert self._following is not None
@@ -390,6 +401,8 @@ class Models:
                     entry = await asyncio.to_thread(self.current, follow)
                 if entry is not None and (entry.position or 0) >= position:
                     return
+                if follow.mode == SUPERSEDED and entry is not None:
+                    raise _superseded(follow, entry, position)
                 if follow.mode not in (NEW, FOLLOWING):
                     await asyncio.to_thread(self._raise_stopped, follow, entry)
                 self._following.want(follow, position)
@@ -465,6 +478,15 @@ def _started_again(target: Target, name: str, now: int) -> bool:
             )
             registry.put(target.query, cleared)
     return found[0] is not None
+
+
+def _superseded(follow: Follow, entry: Entry, position: int) -> ProjectionNotReady:
+    name, version = entry.name, follow.projection.version
+    return ProjectionNotReady(
+        name,
+        f"its rows are of version {entry.version} and at position {entry.position}, not yet at {position}; this "
+        f"program has version {version} and cannot bring them there: run the one that has version {entry.version}",
+    )
 
 
 def _states(name: str) -> list[StateProjection]:

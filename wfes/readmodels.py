@@ -51,7 +51,8 @@ class ReadModels:
         Raises:
             UnknownProjection: This engine was not given the projection.
             ProjectionStopped: A handler raised before `at_least` was reached.
-            ProjectionNotReady: Its rows are still of an older version that cannot answer.
+            ProjectionNotReady: Its rows are still of an older version that cannot answer, or are of a newer one than
+                this program's and have not reached `at_least`.
             TimeoutError: It did not reach `at_least` in time.
         """
         if not isinstance(question, Query):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -104,6 +105,7 @@ class ReadModels:
         Raises:
             UnknownProjection: This engine has none of that name.
             ProjectionStopped: A handler raised; the old rows stay.
+            ValueError: A table of somebody else's has the name of one that is needed; it is left alone.
         """
         self._parts.check_open()
         await self._parts.here(self._parts.models.rebuild(checked_name(name), progress))

@@ -16,15 +16,16 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from wfes.errors import ArchiveUnavailable, LogUnavailable
 from wfes.log.port import Log
 from wfes.subscription import registry
 from wfes.subscription.projection import Projection
-from wfes.subscription.registry import LIVE, Entry
+from wfes.subscription.registry import LIVE, STOPPED, Entry
 from wfes.subscription.runner import Around, Failure, Runner
 from wfes.subscription.stores import Overtaken, Store, Target, apply_in
-from wfes.subscription.swap import begin_next, exchange, sweep
+from wfes.subscription.swap import TableTaken, begin_next, replace, sweep
 from wfes.subscription.table import NEXT
 
 logger = logging.getLogger("wfes.projections")
@@ -106,6 +107,7 @@ class Build:
 
         Raises:
             Cancelled: the engine is being closed; another one goes on.
+            TableTaken: somebody else's table has the name of one that is needed; the rows there are stay.
         """
         while True:
             try:
@@ -117,6 +119,9 @@ class Build:
                 built_by_another = self._stand_by()
                 if built_by_another is not None:
                     return built_by_another
+            except TableTaken as error:
+                self._store.write(partial(self._refused, error=str(error)))
+                raise
             except (LogUnavailable, ArchiveUnavailable) as error:
                 logger.warning("building projection %r waits: %s", self._projection.name, error)
                 self._pause(BACKOFF_SECONDS)
@@ -156,12 +161,19 @@ class Build:
         done = not self._anew or live.generation != self._first_generation
         if live.version > projection.version or (live.version == projection.version and done):
             return live
-        if begun is not None and begun.version == projection.version and not self._anew:
+        if begun is not None and self._is_begun(target, begun) and not self._anew:
             return dataclasses.replace(begun, status=registry.BUILDING, error=None, error_position=None)
         self._anew = False
         highest = max(live.generation, 0 if begun is None else begun.generation)
         fresh = Entry(projection.name, projection.version, updated_at=self._now(), generation=highest + 1)
-        return begin_next(target, self._tables, self._store.dialect, fresh)
+        return begin_next(target, self._store.url, self._store.dialect, fresh, self._tables)
+
+    def _is_begun(self, target: Target, begun: Entry) -> bool:
+        """Whether somebody has begun with just these tables."""
+        names = {table.name + NEXT for table in self._tables}
+        return begun.version == self._projection.version and names == set(
+            registry.owned(target.query, begun.name)
+        )
 
     def _fill(self, runner: Runner) -> bool:
         """Handles what is in the log, and writes now and then; whether it has got to the head, or fails."""
@@ -199,7 +211,7 @@ class Build:
                 return None
         to = runner.target()
         apply_in(target, runner.entry, to, runner.changes())
-        exchange(target, [table.name for table in self._tables], self._store.dialect)
+        replace(target, self._store.url, self._store.dialect, name, self._tables)
         registry.remove(target.query, to.name)
         target.moved(to.name, None)
         entry = dataclasses.replace(to, name=name, status=LIVE)
@@ -209,6 +221,15 @@ class Build:
         if self._join is not None:
             self._join(target)
         return entry
+
+    def _refused(self, target: Target, error: str) -> None:
+        """Says of the new rows why they cannot be made."""
+        name, version = self._projection.name + NEXT, self._projection.version
+        begun = registry.find(target.query, name) or Entry(name, version, 0)
+        stopped = dataclasses.replace(
+            begun, version=version, status=STOPPED, error=error, error_position=None, updated_at=self._now()
+        )
+        registry.put(target.query, stopped)
 
     def _stand_by(self) -> Built | None:
         """Another engine builds the same rows: waits for it. None: it does not any more."""
@@ -234,7 +255,7 @@ class Build:
             self._pause(LOOK_SECONDS)
 
     def _sweep(self) -> None:
-        sweep(self._store, self._tables)
+        sweep(self._store, self._projection.name)
 
     def _pause(self, seconds: float) -> None:
         if self._stopping.wait(seconds):

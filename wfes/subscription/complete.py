@@ -74,6 +74,7 @@ def _make(log: Log, target: Target, projection: Projection, around: Surroundings
         target.query(f"DROP TABLE IF EXISTS {row.table.name}")
         for sql in row.table.create(DIALECTS[log.dialect], label=f"_{generation}"):
             target.query(sql)
+        registry.own(target.query, row.table.name, projection.name)
     reading = Tables()
     reading.query = target.query
     rows = Rows(projection.tables, reading, empty=True)

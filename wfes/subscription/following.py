@@ -31,7 +31,7 @@ from wfes.subscription.projection import Projection
 from wfes.subscription.registry import BUILDING, LIVE, STOPPED, Entry
 from wfes.subscription.runner import Around, Failure, Runner
 from wfes.subscription.stores import Overtaken, Store, Target
-from wfes.subscription.swap import table_exists
+from wfes.subscription.swap import left_over, make_tables
 
 logger = logging.getLogger("wfes.projections")
 
@@ -162,7 +162,13 @@ class Follow:
         else:
             self._check_columns()
             self._start(follower, entry)
+            if self._has_left_over():
+                follower.outdated(self)  # which finds nothing to build, and sweeps
         follower.told()
+
+    def _has_left_over(self) -> bool:
+        with self.store.snapshot() as view:
+            return bool(left_over(view.query, self.projection.name))
 
     def _check_columns(self) -> None:
         with self.store.snapshot() as view:
@@ -303,15 +309,9 @@ def created(target: Target, follow: Follow, now: int) -> Entry:
     found = registry.find(target.query, projection.name)
     if found is not None:
         return found
-    for row in projection.tables:
-        if table_exists(target.query, follow.store.dialect, row.table.name):
-            raise ValueError(
-                f"{follow.store.url} has a table {row.table.name!r} already, which is not one of projection "
-                f"{projection.name!r}; give the projection's table another name"
-            )
-        for sql in row.table.create(follow.store.dialect, label="_1"):
-            target.query(sql)
     entry = Entry(projection.name, projection.version, 0, BUILDING, updated_at=now)
+    tables = [row.table for row in projection.tables]
+    make_tables(target, follow.store.url, follow.store.dialect, entry, tables)
     registry.put(target.query, entry)
     return entry
 

@@ -112,6 +112,7 @@ def _looked_over(
 ) -> tuple[list[StateProjection], bool]:
     """What is stale, and whether it has been made anew here and now."""
     target.query(registry.CREATE)
+    target.query(registry.CREATE_TABLES)
     found = {entry.name: entry for entry in registry.entries(target.query)}
     stale = [given for given in projections if _version(found.get(given.name)) != given.version]
     new = [given for given in stale if given.name not in found]

@@ -1,7 +1,8 @@
 """The table of projections, ``wfes_projections``: what each one's rows in this database are of.
 
 One row a projection, beside its rows and changed in the same transactions; and one more, under the name with the
-suffix `NEXT`, while its rows are built anew beside the live ones.
+suffix `NEXT`, while its rows are built anew beside the live ones. ``wfes_projection_tables`` says which tables were
+made for which of them, in the transactions that make, rename and drop them: no other table is ever replaced or dropped.
 
 Invariants: ``position`` says that every event up to it is in the rows and none behind it; whoever writes rows first
 looks whether position and generation are still those it built on, so that two processes never apply an event twice.
@@ -24,6 +25,11 @@ CREATE = """CREATE TABLE IF NOT EXISTS wfes_projections (
     generation INTEGER NOT NULL
 )"""
 
+CREATE_TABLES = """CREATE TABLE IF NOT EXISTS wfes_projection_tables (
+    name TEXT PRIMARY KEY NOT NULL,
+    projection TEXT NOT NULL
+)"""
+
 LIVE = "live"
 BUILDING = "building"
 STOPPED = "stopped"
@@ -36,6 +42,11 @@ _PUT = f"""INSERT INTO wfes_projections ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?
         updated_at = excluded.updated_at, generation = excluded.generation"""
 _NOTE = "UPDATE wfes_projections SET position = ?, updated_at = ? WHERE name = ?"
 _REMOVE = "DELETE FROM wfes_projections WHERE name = ?"
+_OWNER = "SELECT projection FROM wfes_projection_tables WHERE name = ?"
+_OWNED = "SELECT name FROM wfes_projection_tables WHERE projection = ? ORDER BY name"
+_OWN = """INSERT INTO wfes_projection_tables (name, projection) VALUES (?, ?)
+    ON CONFLICT (name) DO UPDATE SET projection = excluded.projection"""
+_DISOWN = "DELETE FROM wfes_projection_tables WHERE name = ?"
 
 Query = Callable[[str, Sequence[object] | Mapping[str, object]], Sequence[tuple[Any, ...]]]
 """Runs one statement in a transaction or a snapshot."""
@@ -121,3 +132,24 @@ def stopped(entry: Entry, position: int, error: str, now: int) -> Entry:
 def remove(query: Query, name: str) -> None:
     """Removes the row of a name, if there is one."""
     query(_REMOVE, (name,))
+
+
+def owner(query: Query, table: str) -> str | None:
+    """The projection that a table was made for; None: none of them."""
+    found = query(_OWNER, (table,))
+    return found[0][0] if found else None
+
+
+def owned(query: Query, name: str) -> list[str]:
+    """The tables that were made for a projection, or, with the suffix `NEXT`, for its rows that are being built."""
+    return [row[0] for row in query(_OWNED, (name,))]
+
+
+def own(query: Query, table: str, name: str) -> None:
+    """Notes that a table is one of a projection's."""
+    query(_OWN, (table, name))
+
+
+def disown(query: Query, table: str) -> None:
+    """Notes that there is no such table any more."""
+    query(_DISOWN, (table,))

@@ -269,10 +269,10 @@ class LogStore:
 
 
 class _Recorder(SQLiteTrackingRecorder):
-    """The library's tracking recorder with the table of projections beside its own."""
+    """The library's tracking recorder with the tables about projections beside its own."""
 
     def construct_create_table_statements(self) -> list[str]:
-        return [*super().construct_create_table_statements(), registry.CREATE]
+        return [*super().construct_create_table_statements(), registry.CREATE, registry.CREATE_TABLES]
 
     def track(self, cursor: SQLiteCursor, name: str, position: int | None) -> None:
         """Notes a checkpoint in an open transaction.

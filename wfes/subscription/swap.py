@@ -1,12 +1,14 @@
 """Tables beside tables: making those that are built anew, and putting them in the live ones' place at once.
 
 Invariants: a table's live name always leads to whole rows of one version; a table whose place was taken keeps the
-suffix `OLD` until it is gone, which holds nobody else up: it is emptied in pieces and then dropped.
+suffix `OLD` until it is gone, which holds nobody else up: it is emptied in pieces and then dropped. A table that was
+not made for the projection is never touched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from wfes.log.rows import Target as RowsTarget
@@ -19,66 +21,158 @@ CHUNK_ROWS = 2_000
 """Rows of an old table that one transaction removes."""
 
 
-def begin_next(target: Target, tables: Sequence[Table], dialect: Dialect, entry: Entry) -> Entry:
+class TableTaken(ValueError):
+    """A table that a projection needs is somebody else's; it is left alone."""
+
+    def __init__(self, url: str, table: str, projection: str, owner: str | None) -> None:
+        super().__init__(
+            f"{url} has a table {table!r} already, which is not one of projection {projection!r}"
+            + ("" if owner is None else f" but of projection {owner.removesuffix(NEXT)!r}")
+            + "; give the projection's table another name"
+        )
+
+
+def make_tables(target: Target, url: str, dialect: Dialect, entry: Entry, tables: Sequence[Table]) -> None:
+    """Makes a projection's tables where it has none yet.
+
+    Args:
+        target: an open transaction.
+        url: the database's, for errors.
+        dialect: of the database.
+        entry: what the rows are of.
+        tables: the projection's.
+
+    Raises:
+        TableTaken: there is a table of such a name.
+    """
+    for table in tables:
+        _check_free(target, url, dialect, table.name, entry.name, ())
+        for sql in table.create(dialect, label=f"_{entry.generation}"):
+            target.query(sql)
+        registry.own(target.query, table.name, entry.name)
+
+
+def begin_next(target: Target, url: str, dialect: Dialect, entry: Entry, tables: Sequence[Table]) -> Entry:
     """Makes empty tables beside the live ones, in place of any that were begun.
 
     Args:
         target: an open transaction.
-        tables: the projection's.
+        url: the database's, for errors.
         dialect: of the database.
         entry: of the projection, with its live name; its generation and version are the new rows'.
+        tables: the projection's.
 
     Returns:
         What the new tables' rows are of: nothing yet.
+
+    Raises:
+        TableTaken: somebody else's table has a name that is needed.
     """
+    name = entry.name + NEXT
+    for begun in registry.owned(target.query, name):
+        target.query(f"DROP TABLE IF EXISTS {begun}")
+        registry.disown(target.query, begun)
     for table in tables:
-        target.query(f"DROP TABLE IF EXISTS {table.name}{NEXT}")
+        for suffix in ("", OLD, NEXT):
+            _check_free(target, url, dialect, table.name + suffix, entry.name, (entry.name,))
         for sql in table.create(dialect, NEXT, f"_{entry.generation}"):
             target.query(sql)
-    begun = Entry(
-        entry.name + NEXT,
-        entry.version,
-        0,
-        BUILDING,
-        updated_at=entry.updated_at,
-        generation=entry.generation,
+        registry.own(target.query, table.name + NEXT, name)
+    begun_entry = Entry(
+        name, entry.version, 0, BUILDING, updated_at=entry.updated_at, generation=entry.generation
     )
-    registry.put(target.query, begun)
-    target.moved(begun.name, None)
-    return begun
+    registry.put(target.query, begun_entry)
+    target.moved(name, None)
+    return begun_entry
+
+
+def _check_free(
+    target: Target, url: str, dialect: Dialect, table: str, projection: str, owners: Sequence[str]
+) -> None:
+    """Refuses a table's name that leads to a table which was made for none of these."""
+    if table_exists(target.query, dialect, table):
+        owner = registry.owner(target.query, table)
+        if owner not in owners:
+            raise TableTaken(url, table, projection, owner)
+
+
+def replace(target: Target, url: str, dialect: Dialect, name: str, tables: Sequence[Table]) -> None:
+    """Puts a projection's new tables in the place of all that it has, in an open transaction.
+
+    Args:
+        target: the transaction.
+        url: the database's, for errors.
+        dialect: of the database.
+        name: the projection's.
+        tables: the new ones.
+
+    Raises:
+        TableTaken: somebody else's table has a name that is needed.
+    """
+    had = [table for table in registry.owned(target.query, name) if not table.endswith(OLD)]
+    new = [table.name for table in tables]
+    for table in new:
+        _check_free(target, url, dialect, table, name, (name,))
+    for table in had:
+        _check_free(target, url, dialect, table + OLD, name, ())
+    with _renaming(target, dialect):
+        for table in had:
+            registry.disown(target.query, table)
+            if table_exists(target.query, dialect, table):
+                target.query(f"ALTER TABLE {table} RENAME TO {table}{OLD}")
+                registry.own(target.query, table + OLD, name)
+        for table in new:
+            target.query(f"ALTER TABLE {table}{NEXT} RENAME TO {table}")
+            registry.disown(target.query, table + NEXT)
+            registry.own(target.query, table, name)
+
+
+@contextmanager
+def _renaming(target: RowsTarget, dialect: Dialect) -> Generator[None]:
+    """While tables are renamed: else SQLite would rewrite users' views so that they go on reading the old table."""
+    sqlite = dialect.name == "sqlite"
+    if sqlite:
+        target.query("PRAGMA legacy_alter_table = ON")
+    yield
+    if sqlite:
+        target.query("PRAGMA legacy_alter_table = OFF")
 
 
 def exchange(target: RowsTarget, names: Sequence[str], dialect: Dialect) -> None:
-    """Puts the new tables in the live ones' place, in an open transaction.
+    """Puts the engine's own new tables in the live ones' place, in an open transaction.
 
     Args:
         target: the transaction.
         names: the tables' live names.
         dialect: of the database.
     """
-    sqlite = dialect.name == "sqlite"
-    if sqlite:
-        # Else SQLite would rewrite users' views so that they go on reading the old table.
-        target.query("PRAGMA legacy_alter_table = ON")
-    for name in names:
-        if table_exists(target.query, dialect, name):  # an older version may not have had it
-            target.query(f"ALTER TABLE {name} RENAME TO {name}{OLD}")
-        target.query(f"ALTER TABLE {name}{NEXT} RENAME TO {name}")
-    if sqlite:
-        target.query("PRAGMA legacy_alter_table = OFF")
+    with _renaming(target, dialect):
+        for name in names:
+            if table_exists(target.query, dialect, name):  # an older version may not have had it
+                target.query(f"ALTER TABLE {name} RENAME TO {name}{OLD}")
+            target.query(f"ALTER TABLE {name}{NEXT} RENAME TO {name}")
 
 
-def sweep(store: Store, tables: Sequence[Table]) -> None:
-    """Removes what tables had their place taken, in short transactions.
+def left_over(query: registry.Query, name: str) -> list[str]:
+    """The tables of a projection that had their place taken and are still there."""
+    return [table for table in registry.owned(query, name) if table.endswith(OLD)]
+
+
+def sweep(store: Store, name: str) -> None:
+    """Removes what tables of a projection had their place taken, in short transactions.
 
     Args:
         store: where they are.
-        tables: with their live names.
+        name: the projection's.
     """
     with store.snapshot() as view:
-        old = [table for table in tables if table_exists(view.query, store.dialect, table.name + OLD)]
-    for table in old:
-        _remove(store.write, table.name + OLD, table.key)
+        old = {
+            table: key_of(view.query, store.dialect, table) if exists else []
+            for table in left_over(view.query, name)
+            for exists in [table_exists(view.query, store.dialect, table)]
+        }
+    for table, key in old.items():
+        _remove(store.write, store.dialect, table, key)
 
 
 def sweep_tables(
@@ -90,19 +184,25 @@ def sweep_tables(
     """As `sweep`, for tables known by their live names and the columns of their keys."""
     for name, key in keys.items():
         if table_exists(query, dialect, name + OLD):
-            _remove(write, name + OLD, key)
+            _remove(write, dialect, name + OLD, key)
 
 
-def _remove(write: Callable[[Callable[[Any], bool]], bool], name: str, key: Sequence[str]) -> None:
+def _remove(
+    write: Callable[[Callable[[Any], bool]], bool], dialect: Dialect, name: str, key: Sequence[str]
+) -> None:
     """Empties a table in pieces, and drops it."""
     columns = ", ".join(key)
     place = f"({columns})" if len(key) > 1 else columns
 
     def remove(target: Any) -> bool:
+        if not table_exists(target.query, dialect, name):  # another engine has removed it
+            registry.disown(target.query, name)
+            return False
         target.query(f"DELETE FROM {name} WHERE {place} IN (SELECT {columns} FROM {name} LIMIT {CHUNK_ROWS})")
         if target.query(f"SELECT 1 FROM {name} LIMIT 1"):
             return True
         target.query(f"DROP TABLE {name}")
+        registry.disown(target.query, name)
         return False
 
     while write(remove):

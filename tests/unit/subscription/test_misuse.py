@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -13,6 +13,7 @@ from wfes import (
     Engine,
     Projection,
     ProjectionEvent,
+    ProjectionNotReady,
     ProjectionStatus,
     ProjectionStopped,
     Reader,
@@ -134,8 +135,12 @@ def test_rows_of_a_newer_version_are_named_where_they_stay_behind(url: str) -> N
         await session(url, Second)
         async with Engine(url, workflows=[work], projections=[Doing]) as engine:
             await (await work.start(1)).result()
-            with pytest.raises(TimeoutError, match="rows of version 2, where this program has version 1"):
-                await engine.query(Doing.count(), at_least=await engine.position(), timeout=0.1)
+            reached = (await engine.query(Doing.count())).position
+            assert (await engine.query(Doing.count(), at_least=reached)).value == 1
+            with pytest.raises(
+                ProjectionNotReady, match=r"its rows are of version 2 and at .*; this program has version 1"
+            ):
+                await engine.query(Doing.count(), at_least=await engine.position())
 
     asyncio.run(main())
 
@@ -157,6 +162,200 @@ def test_a_table_of_somebody_else_is_left_alone(url: str, tmp_path: Path) -> Non
     with sqlite3.connect(tmp_path / "log.db") as mine:
         assert mine.execute("SELECT * FROM done").fetchall() == [("precious", 1)]
     mine.close()
+
+
+class Extra(Row, table="extras", key="instance"):
+    instance: str
+
+
+class Wider(Doing):
+    """A version with a table more."""
+
+    name = "doing"
+    version = 2
+    tables = (Done, Extra)
+
+    @on("WorkflowCompleted")
+    def completed(self, event: ProjectionEvent, rows: Rows) -> None:
+        rows.put(Done(event.instance, event.data["output"]))
+        rows.put(Extra(event.instance))
+
+    @query
+    def extras(self, rows: Reader) -> int:
+        return rows.count(Extra)
+
+
+class Narrow(Doing):
+    """The next one, without it."""
+
+    name = "doing"
+    version = 3
+
+
+class Rival(Projection):
+    """Another projection with a table of that name."""
+
+    name = "rival"
+    tables = (Extra,)
+
+    @on("WorkflowStarted")
+    def started(self, event: ProjectionEvent, rows: Rows) -> None:
+        rows.put(Extra(f"rival {event.instance}"))
+
+
+def tables(path: Path) -> dict[str, str]:
+    """Tables outside the engine's own, and those that were made for projections of users."""
+    with sqlite3.connect(path) as reading:
+        there = reading.execute(
+            "SELECT t.name, o.projection FROM sqlite_master t LEFT JOIN wfes_projection_tables o USING (name) "
+            "WHERE type = 'table'"
+        )
+        found = {name: owner for name, owner in there if not name.startswith(("wfes_", "sqlite_"))}
+    reading.close()
+    return found
+
+
+async def built(engine: Engine, version: int) -> None:
+    async with asyncio.timeout(20):
+        while (await status_of(engine, "doing")).version != version:
+            await asyncio.sleep(0.005)
+
+
+async def refused(engine: Engine) -> ProjectionStatus:
+    async with asyncio.timeout(20):
+        while (status := await status_of(engine, "doing")).status != "stopped":
+            await asyncio.sleep(0.005)
+    return status
+
+
+@pytest.mark.parametrize("name", ["extras", "extras__next", "extras__old", "done__old"])
+@pytest.mark.parametrize("own", [False, True])
+def test_a_table_that_a_new_version_would_replace_is_left_alone(
+    name: str, own: bool, url: str, tmp_path: Path
+) -> None:
+    path = tmp_path / ("own.db" if own else "log.db")
+
+    def made(projection: type[Projection]) -> Projection:
+        return projection(url=f"sqlite:///{path}" if own else None)
+
+    async def main() -> None:
+        async with Engine(url, workflows=[work], projections=[made(Doing)]) as engine:
+            await (await work.start(1)).result()
+            assert (await engine.query(Doing.count(), at_least=await engine.position())).value == 1
+        with sqlite3.connect(path) as mine:
+            mine.execute(f"CREATE TABLE {name} (instance TEXT PRIMARY KEY)")
+            mine.execute(f"INSERT INTO {name} VALUES ('precious')")
+        mine.close()
+        async with Engine(url, workflows=[work], projections=[made(Wider)]) as engine:
+            status = await refused(engine)
+            assert status.version == 1
+            expected = f"has a table {name!r} already, which is not one of projection 'doing'; give"
+            assert expected in (status.error or "")
+            assert (await engine.query(Wider.count())).value == 1
+            with pytest.raises(ProjectionStopped, match=f"has a table {name!r} already"):
+                await engine.query(Wider.count(), at_least=1_000)
+            if name == "extras__next":
+                with pytest.raises(ProjectionStopped, match=f"has a table {name!r} already"):
+                    await engine.query(Wider.extras())
+            with sqlite3.connect(path) as mine:
+                assert mine.execute(f"SELECT * FROM {name}").fetchall() == [("precious",)]
+                mine.execute(f"DROP TABLE {name}")
+            mine.close()
+            await engine.retry_projection("doing")
+            await built(engine, 2)
+            assert (await engine.query(Wider.extras(), at_least=await engine.position())).value == 1
+
+    asyncio.run(main())
+
+
+def test_a_table_of_another_projection_is_not_replaced(url: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        await session(url, Doing)
+        async with Engine(url, workflows=[work], projections=[Doing, Rival]) as engine:
+            await (await work.start(1)).result()
+            assert (await engine.query(Doing.count(), at_least=await engine.position())).value == 2
+            await engine.rebuild_projection("rival")
+        async with Engine(url, workflows=[work], projections=[Wider]) as engine:
+            status = await refused(engine)
+            assert "which is not one of projection 'doing' but of projection 'rival'" in (status.error or "")
+        assert tables(tmp_path / "log.db") == {"done": "doing", "extras": "rival"}
+        with sqlite3.connect(tmp_path / "log.db") as reading:
+            assert reading.execute(
+                "SELECT count(*) FROM extras WHERE instance LIKE 'rival %'"
+            ).fetchone() == (2,)
+        reading.close()
+
+    asyncio.run(main())
+
+
+def test_a_table_that_comes_while_new_rows_are_built_is_left_alone(url: str, tmp_path: Path) -> None:
+    class Slow(Wider):
+        name = "doing"
+        version = 2
+        mine: ClassVar[list[str]] = []
+
+        @on("WorkflowCompleted")
+        def completed(self, event: ProjectionEvent, rows: Rows) -> None:
+            if not self.mine:
+                self.mine.append("precious")
+                with sqlite3.connect(tmp_path / "own.db") as connection:
+                    connection.execute("CREATE TABLE extras (instance TEXT)")
+                    connection.execute("INSERT INTO extras VALUES ('precious')")
+                connection.close()
+            super().completed(event, rows)
+
+    own = f"sqlite:///{tmp_path}/own.db"
+
+    async def main() -> None:
+        async with Engine(url, workflows=[work], projections=[Doing(url=own)]) as engine:
+            await (await work.start(1)).result()
+            await engine.query(Doing.count(), at_least=await engine.position())
+        async with Engine(url, workflows=[work], projections=[Slow(url=own)]) as engine:
+            assert "has a table 'extras' already" in ((await refused(engine)).error or "")
+            with sqlite3.connect(tmp_path / "own.db") as mine:
+                assert mine.execute("SELECT * FROM extras").fetchall() == [("precious",)]
+                mine.execute("DROP TABLE extras")
+            mine.close()
+            await engine.retry_projection("doing")
+            await built(engine, 2)
+            assert (await engine.query(Slow.extras())).value == 1
+
+    asyncio.run(main())
+
+
+def test_what_a_new_version_has_no_table_for_is_dropped(url: str, tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+
+    async def main() -> None:
+        await session(url, Wider)
+        assert tables(path) == {"done": "doing", "extras": "doing"}
+        async with Engine(url, workflows=[work], projections=[Narrow]) as engine:
+            await built(engine, 3)
+            assert (await engine.query(Narrow.count(), at_least=await engine.position())).value == 1
+            async with asyncio.timeout(20):
+                while tables(path) != {"done": "doing"}:
+                    await asyncio.sleep(0.005)
+
+    asyncio.run(main())
+
+
+def test_what_a_crash_left_of_replaced_tables_is_removed_at_the_next_opening(
+    url: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "log.db"
+
+    async def main() -> None:
+        await session(url, Doing)
+        with sqlite3.connect(path) as left:
+            left.execute("CREATE TABLE done__old (instance TEXT PRIMARY KEY)")
+            left.execute("INSERT INTO wfes_projection_tables VALUES ('done__old', 'doing')")
+        left.close()
+        async with Engine(url, workflows=[work], projections=[Doing]):
+            async with asyncio.timeout(20):
+                while tables(path) != {"done": "doing"}:
+                    await asyncio.sleep(0.005)
+
+    asyncio.run(main())
 
 
 def test_a_database_that_is_away_keeps_the_status_of_no_other(url: str, tmp_path: Path) -> None:
