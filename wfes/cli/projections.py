@@ -22,6 +22,7 @@ from wfes.views import ProjectionStatus
 
 _STYLES = {"live": "good", "building": "busy", "stopped": "bad", "unavailable": "bad", "absent": "wait"}
 _BAR_CHARS = 30
+_UNCHECKED = "not checked, its class is not known here: name its module with --module"
 
 module_option = click.option(
     "--module",
@@ -147,22 +148,26 @@ def rebuild(place: Place, name: str, modules: tuple[str, ...], as_json: bool) ->
 @json_option
 @click.pass_obj
 def check(place: Place, name: str | None, everything: bool, modules: tuple[str, ...], as_json: bool) -> None:
-    """Compare a projection's rows with what the log makes of them; exit code 1 where they differ."""
+    """Compare a projection's rows with what the log makes of them.
+
+    Exit code 1 where they differ, and where --all meets a projection that cannot be checked here.
+    """
     if everything is (name is not None):
         raise click.UsageError("give the name of a projection, or --all")
     reports, passed_over = perform(_checked(place, modules, name))
     out = screen()
     if as_json:
-        out.json([{"ok": report.ok, **dataclasses.asdict(report)} for report in reports])
+        out.json(
+            [{"ok": report.ok, **dataclasses.asdict(report)} for report in reports]
+            + [{"ok": None, "name": each, "error": _UNCHECKED} for each in passed_over]
+        )
     else:
         for report in reports:
             for number, line in enumerate(str(report).splitlines()):
                 out.line((line, "" if number else "good" if report.ok else "bad"))
         for each in passed_over:
-            out.line(
-                (f"{each}: not checked, its class is not known here: name its module with --module", "wait")
-            )
-    if not all(report.ok for report in reports):
+            out.line((f"{each}: {_UNCHECKED}", "bad"))
+    if passed_over or not all(report.ok for report in reports):
         raise click.exceptions.Exit(1)
 
 

@@ -116,8 +116,12 @@ def test_check_and_rebuild(shop: Any) -> None:
         assert found("projections", "rebuild", *words)["status"] == "live"
         assert "is built anew" in wfes("projections", "rebuild", *words).output
         assert wfes("projections", "check", *words).exit_code == 0
+    assert wfes("projections", "check", "--all", "--module", shop.__name__).exit_code == 0
     result = wfes("projections", "check", "--all")
-    assert result.exit_code == 0
+    assert result.exit_code == 1
+    reports = json.loads(wfes("projections", "check", "--all", "--json").stdout)
+    assert {report["name"]: report["ok"] for report in reports}["totals"] is None
+    assert all(report["ok"] for report in reports if report["name"] != "totals")
     assert "totals: not checked" in result.output
     assert "wfes_instances" in result.output
     assert wfes("projections", "rebuild", "wfes_instances").exit_code == 0
@@ -145,7 +149,8 @@ def test_a_stopped_one_is_shown_and_tried_again(shop: Any) -> None:
     [
         (["check"], 2, "the name of a projection, or --all"),
         (["check", "x", "--all"], 2, "the name of a projection, or --all"),
-        (["check", "nothing"], 1, "no projection 'nothing'"),
+        (["check", "nothing"], 1, "no projection 'nothing'; it has 'wfes_activity', "),
+        (["rebuild", "nothing"], 1, "'wfes_instances', "),
         (["rebuild", "totals"], 1, "no projection 'totals'"),
         (["retry", "nothing"], 1, "no projection 'nothing'"),
         (["show", "nothing"], 1, "no projection 'nothing'"),
