@@ -22,6 +22,7 @@ from wfes.views import ProgressView, RecordedEvent, Wait, moment
 
 if TYPE_CHECKING:
     from wfes.engine import Engine
+    from wfes.runtime.commands import Command
 
 Out_co = TypeVar("Out_co", covariant=True)
 
@@ -140,8 +141,8 @@ class Instance(Generic[Out_co]):
 
     @property
     def updated_at(self) -> datetime:
-        """When its last event was made."""
-        return moment(self._state.at)
+        """When its last event was made; of an archived history: when it ended."""
+        return moment(self._state.at if self._state.archived is None else self._state.status_since)
 
     @property
     def deadline(self) -> datetime | None:
@@ -196,8 +197,13 @@ class Instance(Generic[Out_co]):
     # -- Reading -----------------------------------------------------------------------------------------------------
 
     async def refresh(self) -> Instance[Out_co]:
-        """Reads the snapshot afresh; returns this same handle."""
-        self._state = await self._engine.read_state(self.id, self._state)
+        """Reads the snapshot afresh; returns this same handle.
+
+        Raises:
+            InstanceNotFound: It was started with `connection=`, and that transaction is not committed.
+        """
+        known = self._state if self._state.version else None
+        self._state = await self._engine.read_state(self.id, known)
         self._known_at = -1
         return self
 
@@ -218,6 +224,8 @@ class Instance(Generic[Out_co]):
         scope = scopes.current()
         if scope is not None and scope.execution.id == self.id:
             raise ValueError(f"instance {self.id!r} cannot wait for its own result")
+        if not self._state.version:
+            await self.refresh()
         end = await self._engine.end(self.id, self.workflow, timeout, self._known_at)
         return cast(Out_co, self._output(output_tree(self.id, self.workflow, end)))
 
@@ -228,9 +236,16 @@ class Instance(Generic[Out_co]):
             after: Only those with a version above this.
             upto: Only those with a version up to this.
         """
+        if not self._state.version:
+            await self.refresh()
         return await self._engine.history(self.id, after, upto)
 
     # -- Commands ----------------------------------------------------------------------------------------------------
+
+    async def _perform(self, name: str, command: Command) -> None:
+        if not self._state.version:
+            await self.refresh()  # its start was handed over, and may not have been appended yet
+        await self._engine.perform(name, command)
 
     async def cancel(self, reason: str | None = None, *, actor: str | None = None) -> None:
         """Interrupts it: it ends as cancelled. Nothing happens if it is over already.
@@ -240,7 +255,7 @@ class Instance(Generic[Out_co]):
             actor: Who asks.
         """
         command = self._engine.calls.cancel(self.id, reason, actor=actor)
-        await self._engine.perform("cancel", command)
+        await self._perform("cancel", command)
 
     async def set_timeout(
         self, in_: Duration | None = None, at: datetime | None = None, *, actor: str | None = None
@@ -258,7 +273,7 @@ class Instance(Generic[Out_co]):
             InstanceEnded: It is over.
         """
         command = self._engine.calls.set_timeout(self.id, in_, at, actor=actor)
-        await self._engine.perform("set_timeout", command)
+        await self._perform("set_timeout", command)
 
     async def send(
         self,
@@ -276,14 +291,18 @@ class Instance(Generic[Out_co]):
             payload: What comes with it.
             id: The same id twice counts once.
             actor: Who sends.
-            connection: Not supported by this release.
+            connection: A database connection of your own, whose transaction it becomes part of; see
+                `Workflow.start`.
 
         Raises:
             InvalidData: The payload does not fit the `Event`'s type.
             InstanceEnded: It is over.
         """
-        command = self._engine.calls.send(self.id, event, payload, id=id, actor=actor, connection=connection)
-        await self._engine.perform("send", command)
+        command = self._engine.calls.send(self.id, event, payload, id=id, actor=actor)
+        if connection is not None:
+            await self._engine.perform("send", command, connection)
+        else:
+            await self._perform("send", command)
 
     async def pause(self, reason: str | None = None, *, actor: str | None = None) -> None:
         """Holds it: no new step starts until `resume`.
@@ -292,7 +311,7 @@ class Instance(Generic[Out_co]):
             InstanceEnded: It is over.
         """
         command = self._engine.calls.pause(self.id, reason, actor=actor)
-        await self._engine.perform("pause", command)
+        await self._perform("pause", command)
 
     async def resume(self, *, actor: str | None = None) -> None:
         """Releases it from a pause; nothing happens if it is not paused.
@@ -301,7 +320,7 @@ class Instance(Generic[Out_co]):
             InstanceEnded: It is over.
         """
         command = self._engine.calls.resume(self.id, actor=actor)
-        await self._engine.perform("resume", command)
+        await self._perform("resume", command)
 
     async def retry(self, *, actor: str | None = None) -> None:
         """Lets a failed or timed-out instance go on where it was; nothing happens while it is not over.
@@ -311,7 +330,7 @@ class Instance(Generic[Out_co]):
             KeyInUse: A newer active instance has its key.
         """
         command = self._engine.calls.retry(self.id, self.workflow, actor=actor)
-        await self._engine.perform("retry", command)
+        await self._perform("retry", command)
 
     def complete(self, output: Any = None) -> NoReturn:
         """Ends this instance as completed, from inside its own handler; the rest of the handler does not run.

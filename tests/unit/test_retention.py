@@ -127,6 +127,23 @@ def test_a_history_is_archived_when_its_time_is_over(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_an_archived_instance_keeps_the_time_of_its_end(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path) as env:
+            await made(env, order, 1)
+            ended = (await env.engine.get("order-1")).updated_at
+            (row,) = (await env.engine.instances(workflow=order)).items
+            await env.advance("31d")
+            assert await is_archived(env, "order-1")
+            instance = await env.engine.get("order-1")
+            assert instance.updated_at == ended
+            assert (await env.engine.instances(workflow=order)).items == [row]
+            shutil.rmtree(archive_of(tmp_path))
+            assert (await env.engine.get("order-1")).updated_at == ended
+
+    asyncio.run(main())
+
+
 def test_passes_are_hourly_and_not_right_at_the_start(tmp_path: Path) -> None:
     async def main() -> None:
         clock = testing.VirtualClock()
