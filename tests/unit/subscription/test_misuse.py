@@ -38,7 +38,7 @@ class Done(Row, table="done", key="instance"):
 
 class Doing(Projection):
     name = "doing"
-    tables = (Done,)
+    tables: ClassVar[tuple[type[Row], ...]] = (Done,)
 
     @on("WorkflowCompleted")
     def completed(self, event: ProjectionEvent, rows: Rows) -> None:
