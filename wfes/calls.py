@@ -20,7 +20,7 @@ from wfes.core.codec import ABSENT
 from wfes.core.durations import Duration
 from wfes.core.state import Status
 from wfes.definition import Workflow
-from wfes.errors import InvalidData, NotSupported, WrongWorkflow
+from wfes.errors import InvalidData, WrongWorkflow
 from wfes.handler import scope as scopes
 from wfes.names import Event
 from wfes.runtime.commands import Answer, Ask, GetOrCreate, Publish, RetryInstance, Start
@@ -67,7 +67,6 @@ class Calls:
         tags: Iterable[str] | None = None,
         conversation: str | None = None,
         actor: str | None = None,
-        connection: Any = None,
         parent: str | None = None,
         parent_path: str | None = None,
     ) -> Start:
@@ -77,7 +76,6 @@ class Calls:
             InvalidInput: The input does not fit.
             TypeError, ValueError: An option cannot be meant.
         """
-        refuse_connection(connection)
         definition = self.definition(workflow)
         name = definition.name if definition is not None else checked_name(workflow, "workflow")
         sealed, counts_as = self._sealed_input(definition, name, input)
@@ -162,10 +160,8 @@ class Calls:
         *,
         id: str | None = None,
         actor: str | None = None,
-        connection: Any = None,
     ) -> Ask:
         """An event for one instance."""
-        refuse_connection(connection)
         name, sealed = self._sealed_payload(event, payload)
         if id is not None:
             ids.check_id(id, "event id")
@@ -181,7 +177,6 @@ class Calls:
         *,
         workflow: Workflow[Any, Any] | str | None = None,
         actor: str | None = None,
-        connection: Any = None,
     ) -> Ask | Answer:
         """An answer to an open request, validated against its declared type where that is known here.
 
@@ -190,13 +185,11 @@ class Calls:
             data: The answer.
             workflow: The workflow whose request it must be, or its name.
             actor: Who answers.
-            connection: Refused.
 
         Raises:
             InvalidData: The data does not fit.
             WrongWorkflow: The request is another workflow's.
         """
-        refuse_connection(connection)
         actor, cause = asked_by(actor), cause_here()
 
         def answer(asked: DataRequest) -> Ask:
@@ -296,10 +289,8 @@ class Calls:
         id: str | None = None,
         key: str | None = None,
         actor: str | None = None,
-        connection: Any = None,
     ) -> Publish:
         """A published event."""
-        refuse_connection(connection)
         name, sealed = self._sealed_payload(event, payload)
         if id is None:
             scope = scopes.current()
@@ -322,15 +313,6 @@ class Calls:
             return typed.name, self._values.seal(fitting, f"payload of event {typed.name!r}", typed.type)
         name = checked_name(event, "event")
         return name, self._values.seal(payload, f"payload of event {name!r}")
-
-
-def refuse_connection(connection: Any) -> None:
-    """Raises `NotSupported` where a caller passes a connection of its own."""
-    if connection is not None:
-        raise NotSupported(
-            "connection= is not supported by this release: the call cannot be part of your own transaction; "
-            "leave it out, and give start an id= so that repeating it does no harm"
-        )
 
 
 def checked_statuses(statuses: object) -> frozenset[Status]:

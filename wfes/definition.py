@@ -262,7 +262,9 @@ class Workflow(Generic[In_contra, Out_co]):
             tags: Labels to find it by.
             conversation: The conversation it belongs to.
             actor: Who asked.
-            connection: A database connection whose transaction the start becomes part of.
+            connection: A database connection of your own to the log's database, whose transaction the start becomes
+                part of: a `sqlite3.Connection` to the same file, or a psycopg connection, sync or async. The
+                instance appears when you commit; until then its handle raises `InstanceNotFound`.
 
         Returns:
             The new instance, or the one that has this id already, if workflow and input are the same.
@@ -331,12 +333,14 @@ class Workflow(Generic[In_contra, Out_co]):
             tags: See `start`.
             conversation: See `start`.
             actor: See `start`.
-            connection: See `start`.
+            connection: Refused: which instance it is turns out only after your commit.
 
         Raises:
             InvalidInput: The input does not fit; nothing is recorded.
             EngineNotOpen: No engine is meant here.
         """
+        if connection is not None:
+            raise TypeError(NO_CONNECTION)
         instance: Instance[Any] = await current_engine().get_or_create(
             self,
             key=key,
@@ -347,7 +351,6 @@ class Workflow(Generic[In_contra, Out_co]):
             tags=tags,
             conversation=conversation,
             actor=actor,
-            connection=connection,
         )
         return instance
 
@@ -360,7 +363,7 @@ class Workflow(Generic[In_contra, Out_co]):
             request: The request, as `engine.requests()` lists it.
             data: The answer, of the request's declared type.
             actor: Who answers.
-            connection: A database connection whose transaction the answer becomes part of.
+            connection: A database connection of your own whose transaction the answer becomes part of; see `start`.
 
         Raises:
             InvalidData: The data does not fit; nothing is recorded, and the request stays open.
@@ -368,6 +371,12 @@ class Workflow(Generic[In_contra, Out_co]):
             EngineNotOpen: No engine is meant here.
         """
         await current_engine().provide(self, request, data, actor=actor, connection=connection)
+
+
+NO_CONNECTION = (
+    "get_or_create takes no connection=: which instance it is turns out only after your commit; use "
+    "start(..., key=..., connection=...)"
+)
 
 
 class _CreateOptions(TypedDict, total=False):
@@ -378,10 +387,10 @@ class _CreateOptions(TypedDict, total=False):
     tags: Iterable[str] | None
     conversation: str | None
     actor: str | None
-    connection: Any
 
 
 class _StartOptions(_CreateOptions, total=False):
     """What `start` takes beside the input."""
 
     key: str | None
+    connection: Any

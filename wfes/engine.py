@@ -24,10 +24,11 @@ from wfes.core.codec import Json
 from wfes.core.durations import Duration
 from wfes.core.evolve import fold
 from wfes.core.state import ACTIVE, InstanceState, Status
-from wfes.definition import Workflow, _CreateOptions, _StartOptions
+from wfes.definition import NO_CONNECTION, Workflow, _CreateOptions, _StartOptions
 from wfes.errors import EngineNotOpen, LogUnavailable, NotSupported, WrongWorkflow
 from wfes.handler import scope as scopes
 from wfes.handler.execution import Execution
+from wfes.handover import Handover
 from wfes.hosting import Host, call
 from wfes.insights import Insights
 from wfes.instance import Instance
@@ -121,6 +122,7 @@ class Engine(Reading, Insights, Schedules, Pruning, Workers):
         self._parts = Parts(self, self._log, self.values, self._workflows, checked_projections(projections))
         self.calls = Calls(self._workflows, self.values, self._parts.now)
         self._lists = Lists(self._log)
+        self._handover = Handover(self._log, self._parts)
         # Definitions of other workflows whose handles were asked for here: their types, for decoding.
         self._met: dict[str, Workflow[Any, Any]] = {}
         self._token: Token[Engine | None] | None = None
@@ -295,8 +297,9 @@ class Engine(Reading, Insights, Schedules, Pruning, Workers):
             tags=tags,
             conversation=conversation,
             actor=actor,
-            connection=connection,
         )
+        if connection is not None:
+            return Instance(self, await self._handover.start(command, connection))
         return await self._started("start", command, command)
 
     @overload
@@ -346,6 +349,8 @@ class Engine(Reading, Insights, Schedules, Pruning, Workers):
     ) -> Instance[Any]:
         """The newest instance of this workflow and key that has one of these statuses, else a new one; see
         `Workflow.get_or_create`."""
+        if connection is not None:
+            raise TypeError(NO_CONNECTION)
         self._meet(workflow)
         command = self.calls.get_or_create(
             workflow,
@@ -357,7 +362,6 @@ class Engine(Reading, Insights, Schedules, Pruning, Workers):
             tags=tags,
             conversation=conversation,
             actor=actor,
-            connection=connection,
         )
         return await self._started("get_or_create", command, command.start)
 
@@ -416,14 +420,15 @@ class Engine(Reading, Insights, Schedules, Pruning, Workers):
             request: The `DataRequest`, or its id.
             data: The answer.
             actor: Who answers.
-            connection: Not supported by this release.
+            connection: A database connection of your own, whose transaction it becomes part of; see
+                `Workflow.start`.
 
         Raises:
             InvalidData: The data does not fit; nothing is recorded, and the request stays open.
             RequestNotPending: It was answered, it expired, or its instance is over.
         """
-        command = self.calls.provide(request, data, workflow=workflow, actor=actor, connection=connection)
-        await self.perform("provide", command)
+        command = self.calls.provide(request, data, workflow=workflow, actor=actor)
+        await self.perform("provide", command, connection)
 
     async def publish(
         self,
@@ -443,23 +448,31 @@ class Engine(Reading, Insights, Schedules, Pruning, Workers):
             id: The same id twice counts once.
             key: Only instances of this key get it.
             actor: Who publishes.
-            connection: Not supported by this release.
+            connection: A database connection of your own, whose transaction it becomes part of; see
+                `Workflow.start`.
 
         Raises:
             InvalidData: The payload does not fit the `Event`'s type.
         """
-        command = self.calls.publish(event, payload, id=id, key=key, actor=actor, connection=connection)
-        await self.perform("publish", command)
+        command = self.calls.publish(event, payload, id=id, key=key, actor=actor)
+        await self.perform("publish", command, connection)
 
     # -- For handles -------------------------------------------------------------------------------------------------
 
-    async def perform(self, name: str, command: Command) -> Json:
+    async def perform(self, name: str, command: Command, connection: object = None) -> Json:
         """Performs a command of `calls`: a recorded call inside a handler of this engine, else by itself.
+
+        Args:
+            name: What is called.
+            command: The command.
+            connection: A caller's own, whose transaction it becomes part of.
 
         Raises:
             WfesError: It is refused.
         """
         self._parts.check_open()
+        if connection is not None:
+            return await self._handover.perform(command, connection)
         scope = self._handler_scope()
         if scope is not None:
             return await scope.call(name, command)
@@ -495,6 +508,8 @@ class Engine(Reading, Insights, Schedules, Pruning, Workers):
             InstanceNotFound: There is none.
         """
         self._parts.check_open()
+        if known is None:
+            return await self._parts.here(self._handover.appeared(id))
         return await self._parts.here(self._parts.histories.state(id, known))
 
     def workflow(self, name: str) -> Workflow[Any, Any] | None:

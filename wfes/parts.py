@@ -31,6 +31,7 @@ from wfes.runtime.clock import Clock
 from wfes.runtime.commands import Claim, Command, Define, GetOrCreate, Start, Submission
 from wfes.runtime.pruning import Archivist
 from wfes.runtime.reactions import REACTIONS
+from wfes.runtime.relay import Relay
 from wfes.runtime.retention import Retention
 from wfes.runtime.schedule_commands import DefineSchedules, declared
 from wfes.runtime.scheduler import Scheduler
@@ -175,6 +176,7 @@ class Parts:
             reactions=REACTIONS,
             clock=clock.now,
             deliver=self._deliver,
+            relay=Relay(self._log),
         )
         writer.start(loop)
         return writer

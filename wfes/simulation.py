@@ -75,20 +75,65 @@ class SimulatedClock:
         return False
 
 
+class SimulatedLent:
+    """What a transaction's function is lent: a list of rows, which are the log's once they are committed."""
+
+    is_lost = False
+    refused: str | None = None
+
+    def __init__(self, log: SimulatedLog) -> None:
+        self.connection: list[Any] = []
+        self.asynchronous = self.connection
+        self._log = log
+
+    def settle(self) -> None:
+        """Whatever was done is right."""
+
+    def write(self) -> Any:
+        """The transaction to append to."""
+        return self
+
+    def commit(self) -> None:
+        """Makes the rows the log's."""
+        self._log.rows.extend(self.connection)
+
+    def rollback(self) -> None:
+        """The rows are nobody's."""
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
 class SimulatedLog:
-    """Histories in memory, and the transaction of a member on them."""
+    """Histories in memory, and the transaction of a member on them.
+
+    Attributes:
+        streams: the histories.
+        rows: what functions of transactions have written.
+    """
+
+    lends_seconds: float | None = None
 
     def __init__(self, clock: SimulatedClock) -> None:
         self._clock = clock
         self.streams: dict[str, list[e.Recorded]] = {}
         self._states: dict[str, InstanceState] = {}
         self._position = 0
+        self.rows: list[Any] = []
         self.committed: list[e.Recorded] = []
 
     def load(self, stream: str, history: Sequence[e.Recorded]) -> None:
         """Puts a history there, in place of what there was."""
         self.streams[stream] = list(history)
         self._states[stream] = fold(stream, history)
+
+    def begin(self) -> SimulatedLent:
+        """A transaction of its own."""
+        return SimulatedLent(self)
+
+    def lend(self) -> SimulatedLent:
+        """Begins a transaction for a function."""
+        return SimulatedLent(self)
 
     @property
     def now(self) -> int:
@@ -243,13 +288,28 @@ class SimulatedHost:
     def _pump(self) -> None:
         self._pumping = False
         queue, self._queue = self._queue, []
-        results = [(member, member.run(self.log)) for member in queue]
+        results = [(member, *self._ran(member)) for member in queue]
         self.commits += 1
         self.tell()
-        for member, result in results:
-            member.done(result)
+        for member, result, error in results:
+            if error is None:
+                member.done(result)
+            else:
+                member.failed(error)
         self.interfere(self.commits)
         self.tell()
+
+    def _ran(self, member: Member) -> tuple[Any, Exception | None]:
+        begin = getattr(member, "begin", None)
+        if begin is None:
+            return member.run(self.log), None
+        try:
+            write = begin(self.log)
+            result = member.run(self.log)
+        except Exception as error:
+            return None, error
+        write.commit()
+        return result, None
 
     def tell(self) -> None:
         """Hands committed events from outside to their executions."""

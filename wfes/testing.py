@@ -207,10 +207,10 @@ class _Engine(Engine):
     def _make_clock(self, loop: asyncio.AbstractEventLoop) -> Clock:
         return self._virtual
 
-    async def perform(self, name: str, command: Command) -> Json:
+    async def perform(self, name: str, command: Command, connection: object = None) -> Json:
         self._commands += 1
         try:
-            return await super().perform(name, command)
+            return await super().perform(name, command, connection)
         finally:
             self._commands -= 1
 

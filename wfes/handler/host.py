@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from wfes.handler.execution import Execution
-    from wfes.log.port import Log, Member
+    from wfes.log.port import Member
     from wfes.runtime.clock import Clock
     from wfes.runtime.values import Values
+
+
+class Lender(Protocol):
+    """What a transaction needs of a log; ``wfes.log.port.Log`` has it."""
+
+    @property
+    def lends_seconds(self) -> float | None: ...
+    def lend(self) -> Any: ...
 
 
 class Host(Protocol):
@@ -21,7 +29,7 @@ class Host(Protocol):
     @property
     def clock(self) -> Clock: ...
     @property
-    def log(self) -> Log: ...
+    def log(self) -> Lender: ...
     @property
     def worker(self) -> str: ...
     @property

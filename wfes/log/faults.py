@@ -36,7 +36,7 @@ from eventsourcing.persistence import Notification
 
 from wfes.errors import LogUnavailable
 from wfes.log.open import wrapping
-from wfes.log.port import Lent, Log, Row, Snapshot, StoredRow, WriteTransaction
+from wfes.log.port import Caller, Lent, Log, Row, Snapshot, StoredRow, WriteTransaction
 from wfes.log.presence import Hints, Presence
 
 VARIABLE = "WFES_FAULT"
@@ -254,6 +254,9 @@ class FaultyLog:
             self.tried()
             raise self.error("it cannot be reached (injected)")
         return FaultyLent(self.inner.lend(), self)
+
+    def caller(self, connection: object) -> Caller:
+        return self.inner.caller(connection)
 
     def handed_over(self) -> bool:
         return self.inner.handed_over()

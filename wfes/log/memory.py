@@ -14,11 +14,15 @@ from typing import Any
 from eventsourcing.persistence import IntegrityError, Notification, StoredEvent
 from eventsourcing.popo import POPOApplicationRecorder
 
-from wfes.errors import LogUnavailable
+from wfes.errors import LogUnavailable, NotSupported
 from wfes.log.application import chained
 from wfes.log.archive import Archive, MemoryArchive
-from wfes.log.port import Row, StoredRow, WriteTransaction
+from wfes.log.port import Caller, Row, StoredRow, WriteTransaction
 from wfes.log.sqlite_lent import LENDS_SECONDS, ForbiddenStatement, LentConnection
+from wfes.log.statements import schema
+
+_OUTBOX = 3
+"""The version of SQLite's schema that brings the outbox, which is looked at here as well, and stays empty."""
 
 
 class MemoryWrite:
@@ -195,6 +199,8 @@ class MemoryLog(POPOApplicationRecorder):
                 self._connection = sqlite3.connect(
                     ":memory:", isolation_level=None, check_same_thread=False, cached_statements=512
                 )
+                for sql in schema("sqlite")[_OUTBOX - 1]:
+                    self._connection.execute(sql)
             for sql in statements:
                 self._connection.execute(sql)
 
@@ -245,6 +251,11 @@ class MemoryLog(POPOApplicationRecorder):
         former, self._connection = self._rows(), connection
         former.close()
         connection.release()
+
+    def caller(self, connection: object) -> Caller:
+        raise NotSupported(
+            "connection= needs a log in a database that others can be connected to: a log in memory has none"
+        )
 
     def handed_over(self) -> bool:
         return False

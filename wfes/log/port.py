@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from eventsourcing.persistence import Notification
@@ -121,7 +122,7 @@ class WriteTransaction(Protocol):
 
 
 class Lent(Protocol):
-    """A transaction that a step's function writes its own rows in; the step's completion is appended to the same one."""
+    """A transaction that a step's function writes its own rows in; the step's completion is appended to the same."""
 
     @property
     def connection(self) -> Any:
@@ -168,6 +169,48 @@ class Lent(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """A command as it stands in the outbox.
+
+    Attributes:
+        kind: which command.
+        id: the instance, or the event, that it is about.
+        at: when it was handed over, in microseconds.
+        command: its JSON.
+        content: the large value that the JSON refers to.
+    """
+
+    kind: str
+    id: str
+    at: int
+    command: str
+    content: bytes | None = None
+
+
+class Caller(Protocol):
+    """A caller's own connection, in whatever transaction it is. Used where the caller uses it, on its thread or loop.
+
+    It never ends the caller's transaction, and takes no lock but those of the rows it inserts.
+    """
+
+    async def check(self) -> None:
+        """Makes sure that it leads to this very log.
+
+        Raises:
+            ValueError: it does not, or cannot be used from here.
+        """
+        ...
+
+    async def has_start(self, id: str) -> bool:
+        """Whether the start of this instance waits in the outbox, as this transaction sees it."""
+        ...
+
+    async def insert(self, handed: Handed) -> None:
+        """Puts a command into the outbox, where it stays if the caller's transaction is committed."""
+        ...
+
+
 @runtime_checkable
 class Log(Protocol):
     """One append-only log and the rows beside it.
@@ -210,6 +253,15 @@ class Log(Protocol):
 
         Raises:
             LogUnavailable: it cannot.
+        """
+        ...
+
+    def caller(self, connection: object) -> Caller:
+        """What a caller's own connection is used through.
+
+        Raises:
+            TypeError: it is none that leads to this kind of database.
+            NotSupported: nobody can have a connection to this log's database.
         """
         ...
 

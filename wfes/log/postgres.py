@@ -24,11 +24,13 @@ from psycopg.pq import TransactionStatus
 from wfes.errors import LogUnavailable
 from wfes.log.application import chained
 from wfes.log.archive import Archive, FileArchive
+from wfes.log.callers import driver_connection
 from wfes.log.port import Row
+from wfes.log.postgres_caller import PostgresCaller, Where
 from wfes.log.postgres_connection import Connection, ReadDatastore, connected, is_cut
 from wfes.log.postgres_errors import ends_connection, unavailable
 from wfes.log.postgres_lent import LentWrite, PostgresLent
-from wfes.log.postgres_session import AdvisoryLocks, Session, SessionHints
+from wfes.log.postgres_session import AdvisoryLocks, Session, SessionHints, channel
 from wfes.log.postgres_sql import Params, defined, made_if_missing, own, translated
 from wfes.log.postgres_url import Place, place
 from wfes.log.postgres_write import IDLE_SECONDS, LAST, LOCK_SECONDS, Counted, PostgresWrite, log_params
@@ -42,7 +44,8 @@ _SNAPSHOT = b"BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; "
 class PostgresSnapshot:
     """The port's Snapshot in one read transaction."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, url: str, connection: Connection) -> None:
+        self._url = url
         self._cursor = connection.cursor()
         # The first read is what fixes the moment.
         self._cursor.execute(_SNAPSHOT + own("head"))
@@ -50,7 +53,11 @@ class PostgresSnapshot:
         self.position: int = self._cursor.fetchall()[0][0]
 
     def query(self, sql: str, params: Params = ()) -> list[Row]:
-        return _run(self._cursor, sql, params)
+        try:
+            return _run(self._cursor, sql, params)
+        except psycopg.Error as error:
+            # Not only where the snapshot ends: whoever reads within it has to know whose failure it was.
+            raise unavailable(self._url, error) or error from error
 
 
 class PostgresLog(PostgresRecorder, ApplicationRecorder):
@@ -235,6 +242,15 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
         self._write = write
         return write
 
+    def caller(self, connection: object) -> PostgresCaller:
+        return PostgresCaller(
+            self.url, self._where, channel(self.place.schema or ""), driver_connection(connection)
+        )
+
+    def _where(self) -> Where:
+        found: Where = self.read(statement("postgres", "where"))[0]
+        return found
+
     def handed_over(self) -> bool:
         connection = self._connection()
         try:
@@ -341,7 +357,7 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
     @contextmanager
     def snapshot(self) -> Generator[PostgresSnapshot]:
         with self._reads.reading() as connection:
-            yield PostgresSnapshot(connection)
+            yield PostgresSnapshot(self.url, connection)
 
     def get_blob(self, sha256: str) -> bytes | None:
         with self._reads.reading() as connection:

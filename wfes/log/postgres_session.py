@@ -59,7 +59,7 @@ class Session:
         self._url = url
         self._connect = {**connect, "tcp_user_timeout": round(ANSWER_SECONDS * 1_000)}
         self._name = name
-        self._channel = f"wfes_{_number(name) & (1 << 64) - 1:x}"
+        self._channel = channel(name)
         self._me = secrets.token_hex(4)
         self._changed = threading.Condition()
         self._locks: dict[str, bool] = {}
@@ -385,6 +385,11 @@ class SessionHints:
 def lock_key(name: str, worker: str) -> int:
     """The number of a worker's advisory lock, a signed 64-bit integer."""
     return _number(f"{name}/{worker}")
+
+
+def channel(name: str) -> str:
+    """Where commits to the log of this name are told."""
+    return f"wfes_{_number(name) & (1 << 64) - 1:x}"
 
 
 def _number(text: str) -> int:

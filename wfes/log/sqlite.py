@@ -37,8 +37,10 @@ from eventsourcing.sqlite import (
 from wfes.errors import LogUnavailable
 from wfes.log.application import chained
 from wfes.log.archive import Archive, FileArchive
+from wfes.log.callers import driver_connection
 from wfes.log.file_presence import FileLocks
 from wfes.log.port import Row, StoredRow, WriteTransaction
+from wfes.log.sqlite_caller import SQLiteCaller
 from wfes.log.sqlite_errors import check_path, unavailable
 from wfes.log.sqlite_lent import LENDS_SECONDS, ForbiddenStatement, LentConnection
 from wfes.log.statements import schema, statement
@@ -405,6 +407,9 @@ class SQLiteLog(SQLiteApplicationRecorder):
     def write_on(self, connection: LentConnection) -> WriteTransaction:
         """The write transaction that a lent connection is in."""
         return _LentWrite(self.url, connection, self._topics, self.changed())
+
+    def caller(self, connection: object) -> SQLiteCaller:
+        return SQLiteCaller(self.url, self.path, driver_connection(connection))
 
     def handed_over(self) -> bool:
         if self._writing is None:

@@ -99,6 +99,8 @@ class Writer:
         reactions: by event type, what to append with such an event, in the same transaction.
         clock: wall clock, microseconds since the Unix epoch.
         deliver: called on the event loop's thread with the notable events of each commit, whoever made it.
+        relay: called in the writer's thread when others may have committed: gives a member where callers have left
+            commands in the outbox, to be run at once.
         queue_max: from how many unresolved members on ``room`` waits.
         batch_max: the most members in one transaction.
         command_timeout: seconds after which commands are given back while the log is in trouble.
@@ -121,6 +123,7 @@ class Writer:
         reactions: Mapping[type[Event], Reaction] | None = None,
         clock: Callable[[], int],
         deliver: Callable[[Batch], None],
+        relay: Callable[[], Member | None] | None = None,
         queue_max: int = 10_000,
         batch_max: int = 2_000,
         command_timeout: float = 10.0,
@@ -137,6 +140,8 @@ class Writer:
         self._reactions = dict(reactions or {})
         self._clock = clock
         self._deliver = deliver
+        self._relay = relay
+        self._relay_at = 0.0
         self._queue_max = queue_max
         self._batch_max = batch_max
         self._command_timeout = command_timeout
@@ -239,13 +244,17 @@ class Writer:
             except queue.Empty:
                 found = self._look_around()
                 idle = IDLE_MIN_SECONDS if found else min(idle * _IDLE_GROWTH, self._idle_max())
-                continue
+                first = self._handed_over()
+                if first is None:
+                    continue
             idle = IDLE_MIN_SECONDS
             if first is None and not self._stopping.is_set():
                 self._hinted = False
                 if self._queue.empty():
                     self._look_around()
-                    continue
+                    first = self._handed_over()
+                    if first is None:
+                        continue
             self._take(first)
             while self._held and self._broken is None:
                 batch = [self._held.popleft() for _ in range(min(len(self._held), self._batch_max))]
@@ -253,6 +262,8 @@ class Writer:
                 self._write(batch)
                 self._cache.trim()
                 self._take_all()
+                if time.monotonic() >= self._relay_at and (relaying := self._handed_over()) is not None:
+                    self._take(relaying)
             self._in_hand = 0
             self._fail_if_broken()
             if self._stopping.is_set() and self._queue.empty():
@@ -263,6 +274,17 @@ class Writer:
         if self._hints is None:
             return IDLE_MAX_SECONDS
         return HINTED_MAX_SECONDS if self._hints.heard else UNHINTED_MAX_SECONDS
+
+    def _handed_over(self) -> Member | None:
+        """A member that appends what callers have committed in the outbox, if there is any."""
+        if self._relay is None or self._broken is not None or self._stopping.is_set():
+            return None
+        self._relay_at = time.monotonic() + IDLE_MIN_SECONDS
+        try:
+            return self._relay()
+        except LogUnavailable as error:
+            self._note_trouble(error)
+            return None
 
     def _hint(self) -> None:
         """Another process hints that it has committed; from any thread."""

@@ -147,7 +147,7 @@ class Start:
         self.history = []
         existing = tx.state(self.id)
         if existing is not None:
-            self._check_same(existing)
+            self.check_same(existing)
             self.state = copy.deepcopy(existing)
             return description(existing, new=False)
         deadline = self.deadline
@@ -155,7 +155,8 @@ class Start:
             deadline = _defined(tx, self.workflow, self.others).deadline
         return self._create(tx, deadline)
 
-    def _check_same(self, existing: InstanceState) -> None:
+    def check_same(self, existing: InstanceState) -> None:
+        """Raises `InstanceExists` where the instance that has this id is another's than this start's."""
         if existing.workflow != self.workflow:
             raise InstanceExists(self.id, existing.workflow)
         if existing.hollow and not self.derived:

@@ -1,0 +1,1 @@
+INSERT INTO wfes_outbox (kind, id, at, command, content) VALUES (?, ?, ?, ?, ?)

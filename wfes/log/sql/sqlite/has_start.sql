@@ -1,0 +1,1 @@
+SELECT 1 FROM wfes_outbox WHERE kind = 'start' AND id = ? AND refused IS NULL
