@@ -55,7 +55,7 @@ def _started(state: InstanceState, event: e.WorkflowStarted, version: int) -> No
     state.trigger = event.trigger
     state.tags = event.tags
     state.seed = event.seed
-    state.created_at = state.status_since = event.at
+    state.created_at = state.asked_at = state.status_since = event.at
     state.not_before = event.not_before
     state.deadline = event.deadline
     if event.slot_by is not None:
@@ -67,7 +67,7 @@ def _started(state: InstanceState, event: e.WorkflowStarted, version: int) -> No
 def _slot_sought(state: InstanceState, event: e.SlotSought, version: int) -> None:
     slot = state.slot
     if slot is None:
-        since = max(state.status_since, state.not_before)
+        since = max(state.asked_at, state.not_before)
         slot = state.slot = Slot(event.by, event.value, 0, since, granted=state.ran)
     slot.by = event.by
     slot.value = event.value
@@ -198,6 +198,7 @@ def _retried(state: InstanceState, event: e.WorkflowRetried, version: int) -> No
     state.ran = False
     state.waiting = False
     state.not_before = 0
+    state.asked_at = event.at
     state.deadline = event.deadline
     if state.slot is not None:
         state.slot.since = event.at

@@ -183,6 +183,8 @@ class InstanceState:
     tags: tuple[str, ...] = ()
     seed: str = ""
     created_at: int = 0
+    asked_at: int = 0
+    """When it was started, or last retried."""
     not_before: int = 0
     status: Status = Status.PENDING
     status_since: int = 0
