@@ -28,7 +28,7 @@ from wfes.definition import NO_CONNECTION, Workflow, _CreateOptions, _StartOptio
 from wfes.errors import EngineNotOpen, LogUnavailable, NotSupported, WrongWorkflow
 from wfes.handler import scope as scopes
 from wfes.handler.execution import Execution
-from wfes.handover import Handover
+from wfes.handover import Drop, HandedOver, Handover
 from wfes.hosting import Host, call
 from wfes.insights import Insights
 from wfes.instance import Instance
@@ -457,6 +457,22 @@ class Engine(Reading, Insights, Schedules, Pruning, Workers):
         command = self.calls.publish(event, payload, id=id, key=key, actor=actor)
         await self.perform("publish", command, connection)
 
+    async def outbox(self, *, refused: bool = False) -> list[HandedOver]:
+        """The commands that callers committed with rows of their own (`connection=`) and that are not in the log.
+
+        Those without an `error` are about to be appended. Those with one were refused then, for something had changed
+        since they were checked; they stay until `drop_refused`.
+
+        Args:
+            refused: Only those that were refused.
+        """
+        self._parts.check_open()
+        return await self._parts.here(self._handover.listed(refused=refused))
+
+    async def drop_refused(self, number: int) -> bool:
+        """Removes a refused command from the outbox; whether there was one of that number."""
+        return bool(await self.perform("drop_refused", Drop(number)))
+
     # -- For handles -------------------------------------------------------------------------------------------------
 
     async def perform(self, name: str, command: Command, connection: object = None) -> Json:
@@ -534,8 +550,17 @@ class Engine(Reading, Insights, Schedules, Pruning, Workers):
                 self._met[definition.name] = definition
 
     def _handler_scope(self) -> scopes.Scope | None:
-        """The scope of the handler of this engine that this is called in, if it is."""
+        """The scope of the handler of this engine that this is called in, if it is.
+
+        Raises:
+            NotSupported: It is called in the function of a transaction, which the log's writer waits for.
+        """
         scope = scopes.current()
+        if scope is not None and scope.transaction:
+            raise NotSupported(
+                f"the function of transaction {scope.path!r} changes the log by connection= alone: pass it the "
+                "connection that the function was given, or ask before or after"
+            )
         if scope is None or not scope.in_handler or scope.execution.host.engine is not self:
             return None
         return scope

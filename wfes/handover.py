@@ -180,7 +180,7 @@ class Handover:
                     raise from_json(rows[0][0]) from None
             await asyncio.sleep(LOOK_SECONDS)
 
-    async def list(self, *, refused: bool = False) -> list[HandedOver]:
+    async def listed(self, *, refused: bool = False) -> list[HandedOver]:
         """What stands in the outbox, in order. On the engine's loop.
 
         Args:

@@ -264,6 +264,7 @@ class SimulatedHost:
         self.workflows = {workflow.name: workflow for workflow in workflows}
         self.engine = _Engine(Calls(self.workflows, self.values, self.clock.now))
         self.threads: Executor = _Inline()
+        self.lending = asyncio.Semaphore(1_000)
         self.interfere: Callable[[int], None] = lambda _: None
         self.commits = 0
         self.executions: dict[str, Execution] = {}

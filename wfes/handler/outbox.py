@@ -264,10 +264,13 @@ class _OwnTransaction(_OwnerAppend):
         event = self._turn.event
         if not self._execution.is_gone and event is not None:
             self._turn.committed(event)
+        self._turn.drop()
         super().done(result)
 
     def failed(self, error: Exception) -> None:
         if isinstance(error, _Void):
+            if error.verdict is not Verdict.REFUSED:  # else it comes back, and is tried again
+                self._turn.drop()
             super().done(error.verdict)
             return
         if not isinstance(error, (Failed, Lost)):

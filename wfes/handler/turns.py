@@ -242,6 +242,7 @@ class Ahead(_Turn):
         self._sealed = sealed
         self._lock = threading.Lock()
         self._is_used = False
+        self._counts = True
 
     def begin(self, log: Log) -> WriteTransaction:
         if not self._use():
@@ -264,6 +265,9 @@ class Ahead(_Turn):
     def drop(self) -> None:
         if self._use():
             undo(self._lent)
+        if self._counts:
+            self._counts = False
+            self.ask.execution.host.lending.release()
 
 
 def _reason(lent: Lent, error: BaseException) -> BaseException:
@@ -273,12 +277,21 @@ def _reason(lent: Lent, error: BaseException) -> BaseException:
     return error
 
 
-def undo(lent: Lent) -> None:
-    """Rolls back what is lent, in a thread; the function may be at work on it still."""
+def _give_back(borrowing: Future[Any]) -> None:
+    """What was lent came too late."""
+    if not borrowing.cancelled() and borrowing.exception() is None:
+        undo(borrowing.result())
+
+
+def undo(lent: Lent, running: Future[Any] | None = None) -> None:
+    """Rolls back what is lent, in a thread, and closes it when the function is no more at work on it."""
 
     def end() -> None:
         lent.rollback()
-        lent.close()
+        if running is None:
+            lent.close()
+        else:
+            running.add_done_callback(lambda _: lent.close())
 
     threading.Thread(target=end, name="wfes-rollback", daemon=True).start()
 
@@ -290,23 +303,39 @@ async def run_ahead(ask: TransactionAsk) -> Ahead:
         Lost: there is no transaction to be had, or the database ended it.
     """
     host = ask.execution.host
-    loop, threads = host.loop, host.threads
+    await host.lending.acquire()
     try:
-        lent = await loop.run_in_executor(threads, host.log.lend)
+        return await _run_ahead(ask)
+    except BaseException:
+        host.lending.release()
+        raise
+
+
+async def _run_ahead(ask: TransactionAsk) -> Ahead:
+    host = ask.execution.host
+    loop, threads = host.loop, host.threads
+    borrowing: Future[Any] = threads.submit(host.log.lend)
+    try:
+        lent = await asyncio.wrap_future(borrowing)
     except errors.LogUnavailable as error:
         raise Lost(str(error)) from error
+    except asyncio.CancelledError:
+        borrowing.add_done_callback(_give_back)
+        raise
+    running: Future[Any] | None = None
     try:
         if functions.is_async(ask.fn):
             value = await ask.fn(lent.asynchronous, *ask.args, **ask.filled())
         else:
             call = partial(ask.fn, lent.connection, *ask.args, **ask.filled())
-            value = await loop.run_in_executor(threads, copy_context().run, call)
+            running = threads.submit(copy_context().run, call)
+            value = await asyncio.wrap_future(running)
             if inspect.isawaitable(value):
                 value = await value
         await loop.run_in_executor(threads, lent.settle)
         return Ahead(ask, lent, ask.sealed(value))
     except BaseException as error:
-        undo(lent)
+        undo(lent, running)
         if isinstance(error, Exception):
             if lent.is_lost:
                 raise Lost(str(error)) from error

@@ -19,7 +19,7 @@ from wfes.runtime.values import Blobs
 
 _START = [
     *("id", "workflow", "input", "key", "delay", "deadline", "tags", "conversation", "parent", "parent_path"),
-    *("trigger", "seed", "actor", "cause", "known", "derived"),
+    *("trigger", "seed", "actor", "cause", "known", "derived", "counts_as"),
 ]
 _PUBLISH = ["event", "id", "payload", "key", "actor", "cause"]
 _TO_ONE: dict[str, type[Any]] = {"send": decide.Send, "provide": decide.Provide}
@@ -74,6 +74,8 @@ def command_of(row: Handed, now: int) -> Command:
     blobs: Blobs = () if digest is None or row.content is None else ((digest, row.content),)
     if row.kind == "start":
         fields["tags"] = tuple(fields["tags"])
+        counts_as = fields.get("counts_as")
+        fields["counts_as"] = None if counts_as is None else tuple(counts_as)
         if fields["delay"]:
             fields["delay"] = max(0, row.at + fields["delay"] - now)
         return Start(**fields, blobs=blobs)

@@ -51,6 +51,8 @@ _log = logging.getLogger("wfes")
 MAX_RUNNING = 1000
 LINGER_MICROS = 500_000
 """How long an execution that only waits stays in memory, in microseconds."""
+LENT_MAX = 10
+"""How many functions of `step.transaction` have a connection of their own at a time, where that holds no lock."""
 GRACE_SECONDS = 10.0
 """How long a clean stop waits for running steps."""
 SHARE_SECONDS = 1.5
@@ -126,6 +128,7 @@ class Worker:
         values: where user values are sealed and opened.
         engine: the engine, for recorded calls.
         threads: where synchronous step functions run.
+        lending: how many functions of transactions may have a connection at a time.
         linger_micros: how long an execution that only waits stays in memory.
     """
 
@@ -168,6 +171,7 @@ class Worker:
         self.values = values
         self.engine = engine
         self.threads: Executor = StepThreads()
+        self.lending = asyncio.Semaphore(LENT_MAX)
         self.linger_micros = linger_micros
         self._log = log
         self._writer = writer
