@@ -156,6 +156,7 @@ def _workers(log: Log, now: int) -> list[WorkerRow]:
     found: list[WorkerRow] = []
     for id, host, _boot, _beat, _locked, _lease, draining, name, pid, started_at, beat_at, code in rows:
         status = "dead" if id in dead else "draining" if draining else "running"
+        beaten: int | None = beat_at
         found.append(
             WorkerRow(
                 id=id,
@@ -163,8 +164,8 @@ def _workers(log: Log, now: int) -> list[WorkerRow]:
                 name=name,
                 host=host,
                 pid=pid,
-                started_at=moment(started_at),
-                last_beat=moment(beat_at),
+                started_at=moment(int(started_at)),
+                last_beat=moment(beaten),
                 holds=holds.pop(id, {}),
                 code={workflow: _code(given) for workflow, given in orjson.loads(code).items()},
             )

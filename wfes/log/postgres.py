@@ -370,7 +370,7 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
     def _own_session(self) -> Session:
         """Made when it is asked for: whoever only reads needs none."""
         if self._session is None:
-            self._session = Session(self.url, self.place.connect, self.place.schema or "")
+            self._session = Session(self.url, self.place.connect, self.place.schema or "", self.place.pooled)
         return self._session
 
     def presence(self) -> AdvisoryLocks:

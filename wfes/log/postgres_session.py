@@ -48,13 +48,14 @@ HINT_SECONDS = 0.01
 class Session:
     """The connection and its thread; started with the first lock or listener. Safe to use from any thread."""
 
-    def __init__(self, url: str, connect: Mapping[str, Any], name: str) -> None:
+    def __init__(self, url: str, connect: Mapping[str, Any], name: str, pooled: bool = False) -> None:
         """Makes it; nothing is connected yet.
 
         Args:
             url: what errors call the log.
             connect: what `psycopg.connect` is given.
             name: what tells this log from others in the same database.
+            pooled: it is known that a pooler stands between.
         """
         self._url = url
         self._connect = {**connect, "tcp_user_timeout": round(ANSWER_SECONDS * 1_000)}
@@ -69,7 +70,7 @@ class Session:
         self._hinted = False
         self._tried = False
         """Whether the first attempt to connect is over, well or not."""
-        self.pooled = False
+        self.pooled = pooled
         self.listening = False
         self.era = 0
         self._closed = False
@@ -176,6 +177,9 @@ class Session:
             self._changed.notify_all()
 
     def _serve(self) -> None:
+        if self.pooled:
+            self._idle()
+            return
         connection = self._connection = connected(self._url, self._connect)
         ((era, backend),) = self._ask(own("session"))
         assert era is not None
@@ -185,10 +189,7 @@ class Session:
             self.era = 0
             connection.close()
             self._connection = None
-            with self._changed:
-                self._changed.notify_all()
-            while not self._closed:
-                self._wait(None, None)
+            self._idle()
             return
         self.era = int(era)
         listens = False
@@ -215,6 +216,13 @@ class Session:
             if self._wait(connection, timeout):
                 connection.pgconn.consume_input()
             self._hear(connection)
+
+    def _idle(self) -> None:
+        """There is nothing to rest on: waits for the end."""
+        with self._changed:
+            self._changed.notify_all()
+        while not self._closed:
+            self._wait(None, None)
 
     def _lock_and_unlock(self) -> bool:
         """Takes what is wanted and frees what is not; whether something is still missing."""
