@@ -12,6 +12,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from places import url_of
 
 from wfes import Engine, Status
 from wfes.core import events as e
@@ -52,9 +53,9 @@ INSTANCES = 60
 LIMITS = {"plain": 3, "keyed": 2}
 
 
-def worker(url: str, folder: Path) -> subprocess.Popen[str]:
+def worker(url: str, place: Path) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-c", CREW, url, str(folder)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", CREW, url, str(place)], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "open\n"
@@ -84,13 +85,13 @@ def most_at_once(engine: Engine) -> Counter[tuple[str, str]]:
 
 
 @pytest.mark.timeout(120)
-def test_killed_workers_never_exceed_a_limit_and_everything_ends(tmp_path: Path) -> None:
-    (tmp_path / "crew.py").write_text(WORKFLOWS)
-    url = f"sqlite:///{tmp_path}/log.db"
+def test_killed_workers_never_exceed_a_limit_and_everything_ends(folder: Path) -> None:
+    (folder / "crew.py").write_text(WORKFLOWS)
+    url = url_of(folder)
     random = Random(7)
 
     async def main() -> None:
-        crew = [await asyncio.to_thread(worker, url, tmp_path) for _ in range(2)]
+        crew = [await asyncio.to_thread(worker, url, folder) for _ in range(2)]
         try:
             async with Engine(url, worker=False) as engine:
                 for number in range(INSTANCES):
@@ -106,7 +107,7 @@ def test_killed_workers_never_exceed_a_limit_and_everything_ends(tmp_path: Path)
                         victim = crew.pop(random.randrange(2))
                         victim.kill()
                         victim.communicate()
-                        crew.append(await asyncio.to_thread(worker, url, tmp_path))
+                        crew.append(await asyncio.to_thread(worker, url, folder))
                 most: dict[Any, int] = most_at_once(engine)
                 assert {kind[0] for kind in most} == {"plain", "keyed"}
                 assert all(number <= LIMITS[kind[0]] for kind, number in most.items()), most

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from places import url_of
 from pydantic import BaseModel
 
 from wfes import Concurrency, Engine, Event, Instance, Schedule, Status, Step, Workflow, testing, workflow
@@ -288,10 +290,10 @@ def test_schedules_count_too() -> None:
     asyncio.run(main())
 
 
-def test_a_workflow_that_is_not_known_here_counts_when_somebody_knows_it(tmp_path: Path) -> None:
+def test_a_workflow_that_is_not_known_here_counts_when_somebody_knows_it(folder: Path) -> None:
     async def main() -> None:
         job = limited(1, "customer")
-        url = f"sqlite:///{tmp_path}/log.db"
+        url = url_of(folder)
         async with testing.engine([job], url=url) as env, Engine(url, worker=False) as other:
             runs = [await other.start("job", {"customer": "a"}) for _ in range(2)]
             await poll(lambda: statuses_in(runs, {"listening", "pending"}))
@@ -322,20 +324,20 @@ async def redefined(
     path: Path, clock: testing.VirtualClock, job: Workflow[Job, None], runs: list[str], more: int = 0
 ) -> str:
     """Opens the log with this definition, starts some more, lets it settle; gives all statuses."""
-    async with testing.engine([job], url=f"sqlite:///{path}/log.db", clock=clock) as env:
+    async with testing.engine([job], url=url_of(path), clock=clock) as env:
         made = [await job.start(Job(customer="ab"[number % 2], number=number)) for number in range(more)]
         runs.extend(run.id for run in made)
         await env.settle()
         return await statuses([await env.engine.get(id) for id in runs])
 
 
-def test_a_higher_limit_admits_at_once_and_a_lower_one_nobody_until_it_fits(tmp_path: Path) -> None:
+def test_a_higher_limit_admits_at_once_and_a_lower_one_nobody_until_it_fits(folder: Path) -> None:
     async def main() -> None:
         clock, runs = testing.VirtualClock(), list[str]()
-        assert await redefined(tmp_path, clock, limited(2), runs, 8) == "llpppppp"
-        assert await redefined(tmp_path, clock, limited(4), runs) == "llllpppp"
-        assert await redefined(tmp_path, clock, limited(1), runs) == "llllpppp"
-        async with testing.engine([limited(1)], url=f"sqlite:///{tmp_path}/log.db", clock=clock) as env:
+        assert await redefined(folder, clock, limited(2), runs, 8) == "llpppppp"
+        assert await redefined(folder, clock, limited(4), runs) == "llllpppp"
+        assert await redefined(folder, clock, limited(1), runs) == "llllpppp"
+        async with testing.engine([limited(1)], url=url_of(folder), clock=clock) as env:
             handles: list[Run] = [await env.engine.get(id) for id in runs]
             for run in handles[:3]:
                 await run.cancel()
@@ -348,35 +350,53 @@ def test_a_higher_limit_admits_at_once_and_a_lower_one_nobody_until_it_fits(tmp_
     asyncio.run(main())
 
 
-def test_a_limit_that_is_new_counts_who_runs_already(tmp_path: Path) -> None:
+def test_a_limit_that_is_new_counts_who_runs_already(folder: Path) -> None:
     async def main() -> None:
         clock, runs = testing.VirtualClock(), list[str]()
-        assert await redefined(tmp_path, clock, limited(None), runs, 3) == "lll"
-        assert await redefined(tmp_path, clock, limited(4), runs, 3) == "llllpp"
-        assert await redefined(tmp_path, clock, limited(None), runs, 1) == "lllllll"
+        assert await redefined(folder, clock, limited(None), runs, 3) == "lll"
+        assert await redefined(folder, clock, limited(4), runs, 3) == "llllpp"
+        assert await redefined(folder, clock, limited(None), runs, 1) == "lllllll"
 
     asyncio.run(main())
 
 
-def test_another_key_counts_anew(tmp_path: Path) -> None:
+def test_another_key_counts_anew(folder: Path) -> None:
     async def main() -> None:
         clock, runs = testing.VirtualClock(), list[str]()
-        assert await redefined(tmp_path, clock, limited(3), runs, 6) == "lllppp"  # a b a | b a b
+        assert await redefined(folder, clock, limited(3), runs, 6) == "lllppp"  # a b a | b a b
         # of a two run, of b one does
-        assert await redefined(tmp_path, clock, limited(2, "customer"), runs) == "llllpp"
-        assert await redefined(tmp_path, clock, limited(2, "customer"), runs, 2) == "llllpppp"
-        assert await redefined(tmp_path, clock, limited(1, "number"), runs) == "llllllpp"
+        assert await redefined(folder, clock, limited(2, "customer"), runs) == "llllpp"
+        assert await redefined(folder, clock, limited(2, "customer"), runs, 2) == "llllpppp"
+        assert await redefined(folder, clock, limited(1, "number"), runs) == "llllllpp"
 
     asyncio.run(main())
 
 
-def test_who_waits_when_a_limit_comes_is_held_by_it(tmp_path: Path) -> None:
+def test_who_waits_when_a_limit_comes_is_held_by_it(folder: Path) -> None:
     async def main() -> None:
         clock, runs = testing.VirtualClock(), list[str]()
         job = limited(None)
-        async with Engine(f"sqlite:///{tmp_path}/log.db", workflows=[job], worker=False) as engine:
+        async with Engine(url_of(folder), workflows=[job], worker=False) as engine:
             runs.extend([(await engine.start(job, Job())).id for _ in range(4)])
-        assert await redefined(tmp_path, clock, limited(1, "customer"), runs) == "lppp"
+        assert await redefined(folder, clock, limited(1, "customer"), runs) == "lppp"
+
+    asyncio.run(main())
+
+
+def test_who_was_started_by_somebody_who_does_not_know_it_keeps_its_place() -> None:
+    async def main() -> None:
+        clock = testing.VirtualClock()
+        job = limited(1, "customer")
+        with tempfile.TemporaryDirectory() as directory:
+            url = f"sqlite:///{directory}/log.db"
+            async with testing.engine([job], url=url, clock=clock, worker=False) as env:
+                async with Engine(url, worker=False) as stranger:
+                    first = (await stranger.start("job", {"customer": "a"})).id
+                await env.advance("1s")
+                second = (await job.start(Job(customer="a"))).id
+            async with testing.engine([job], url=url, clock=clock) as env:
+                await env.settle()
+                assert await statuses([await env.engine.get(id) for id in (first, second)]) == "lp"
 
     asyncio.run(main())
 
