@@ -194,6 +194,7 @@ def _early_in_log(engine: Engine, instances: int) -> int:
 def report(arguments: argparse.Namespace) -> Found:
     """All runs, each on its own file."""
     found: list[Found] = []
+    settings: Found = {}
     with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
         here = machine(directory)
         for number in range(arguments.runs):
