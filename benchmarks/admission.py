@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._report import Found, at_most, durability, machine, median, once, parser, show, spreads
-from wfes import Concurrency, Engine, Step, workflow
+from wfes import Concurrency, Engine, Status, Step, workflow
 
 SLOTS = 10
 AT_ONCE = 500
@@ -88,7 +88,9 @@ async def admit(path: Path, keys: int, admissions: int) -> Found:
     global wanted
     async with Engine(f"sqlite:///{path}", workflows=[one, each]) as engine:
         limit = time.time() + GIVE_UP_SECONDS
-        while (await engine.counts()).statuses.get("listening", 0) < keys + SLOTS or not engine._parts.quiet:
+        while (await engine.counts()).statuses.get(
+            Status.LISTENING, 0
+        ) < keys + SLOTS or not engine._parts.quiet:
             if time.time() > limit:
                 raise RuntimeError(f"after {GIVE_UP_SECONDS} s: {(await engine.counts()).workflows}")
             await asyncio.sleep(0.1)
@@ -101,7 +103,7 @@ async def admit(path: Path, keys: int, admissions: int) -> Found:
         return {
             "cpu_micros_per_admission": (time.process_time() - cpu) / admissions * 1e6,
             "admissions_per_second": admissions / (time.perf_counter() - begun),
-            "held_behind": (await engine.counts("one")).statuses.get("pending", 0),
+            "held_behind": (await engine.counts("one")).statuses.get(Status.PENDING, 0),
         }
 
 
