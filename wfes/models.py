@@ -211,7 +211,8 @@ class Models:
             built = await asyncio.wrap_future(self.build(follow, anew=True, progress=self._carried(progress)))
         except Cancelled:
             raise LogUnavailable(
-                self.log.url, "this engine was closed; the rebuild goes on another time"
+                self.log.url,
+                f"this engine was closed; the next one that follows {name!r} goes on with its rebuild",
             ) from None
         if built.failure is not None:
             raise ProjectionStopped(name, built.failure.position, built.failure.error)
@@ -243,7 +244,8 @@ class Models:
             await asyncio.to_thread(build.run)
         except Cancelled:
             raise LogUnavailable(
-                self.log.url, "this engine was closed; the rebuild goes on another time"
+                self.log.url,
+                f"this engine was closed; the rebuild of {name!r} was given up, its rows are as they were",
             ) from None
 
     async def _check_states(self, name: str) -> CheckReport:

@@ -22,7 +22,7 @@ from wfes.errors import ArchiveUnavailable, LogUnavailable
 from wfes.log.port import Log
 from wfes.subscription import registry
 from wfes.subscription.projection import Projection
-from wfes.subscription.registry import LIVE, STOPPED, Entry
+from wfes.subscription.registry import BUILDING, LIVE, STOPPED, Entry
 from wfes.subscription.runner import Around, Failure, Runner
 from wfes.subscription.stores import Overtaken, Store, Target, apply_in
 from wfes.subscription.swap import TableTaken, begin_next, replace, sweep
@@ -101,6 +101,7 @@ class Build:
         self._join = join
         self._tables = [row.table for row in projection.tables]
         self._first_generation: int | None = None
+        self._stood_by = False
 
     def run(self) -> Built:
         """Builds and swaps; blocks.
@@ -117,6 +118,7 @@ class Build:
                 return built
             except Overtaken:
                 built_by_another = self._stand_by()
+                self._stood_by = True
                 if built_by_another is not None:
                     return built_by_another
             except TableTaken as error:
@@ -160,7 +162,11 @@ class Build:
             self._first_generation = live.generation
         done = not self._anew or live.generation != self._first_generation
         if live.version > projection.version or (live.version == projection.version and done):
-            return live
+            if begun is None or begun.status != BUILDING or not self._is_begun(target, begun):
+                return live
+            # Somebody was asked to make these rows anew: if nobody is at it any more, it is gone on with here.
+            if not self._stood_by:
+                raise Overtaken(begun)
         if begun is not None and self._is_begun(target, begun) and not self._anew:
             return dataclasses.replace(begun, status=registry.BUILDING, error=None, error_position=None)
         self._anew = False

@@ -32,6 +32,7 @@ from wfes.subscription.registry import BUILDING, LIVE, STOPPED, Entry
 from wfes.subscription.runner import Around, Failure, Runner
 from wfes.subscription.stores import Overtaken, Store, Target
 from wfes.subscription.swap import left_over, make_tables
+from wfes.subscription.table import NEXT
 
 logger = logging.getLogger("wfes.projections")
 
@@ -162,13 +163,16 @@ class Follow:
         else:
             self._check_columns()
             self._start(follower, entry)
-            if self._has_left_over():
-                follower.outdated(self)  # which finds nothing to build, and sweeps
+            if self._is_unfinished():
+                follower.outdated(self)  # which goes on with that
         follower.told()
 
-    def _has_left_over(self) -> bool:
+    def _is_unfinished(self) -> bool:
+        """Whether rows were being made anew, or replaced ones removed, when somebody's engine was closed or died."""
+        name = self.projection.name
         with self.store.snapshot() as view:
-            return bool(left_over(view.query, self.projection.name))
+            begun = registry.find(view.query, name + NEXT)
+            return bool(left_over(view.query, name)) or (begun is not None and begun.status == BUILDING)
 
     def _check_columns(self) -> None:
         with self.store.snapshot() as view:

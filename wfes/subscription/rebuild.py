@@ -14,6 +14,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 from eventsourcing.persistence import Notification
@@ -22,7 +23,7 @@ from wfes.core import events as e
 from wfes.core.events import CATALOGUE
 from wfes.core.evolve import evolve
 from wfes.core.state import InstanceState
-from wfes.errors import UnknownEvent
+from wfes.errors import LogUnavailable, UnknownEvent
 from wfes.log.application import decode
 from wfes.log.archived import whole_log
 from wfes.log.port import Log, WriteTransaction
@@ -45,6 +46,8 @@ REST_MAX = 500
 """Events that are left for the last transaction at most."""
 STANDBY_SECONDS = 3.0
 """How long another process's build has to stand still until it is taken over."""
+ABANDONED_MICROS = 60_000_000
+"""How long a build has to stand still until what it has made is removed by whoever opens the log."""
 _LOOK_SECONDS = 0.1
 
 
@@ -101,20 +104,24 @@ def bring_up(
     for topic in sorted(log.topics() - CATALOGUE.keys()):
         raise UnknownEvent(topic)
     writing = _Direct(log)
-    stale, short = writing.write(lambda target: _looked_over(log, target, projections))
+    stale, short = writing.write(lambda target: _looked_over(log, target, projections, now()))
     if not short:
         StateBuild(log, stale, writing, now).run()
     return [projection.name for projection in stale]
 
 
 def _looked_over(
-    log: Log, target: WriteTransaction, projections: Sequence[StateProjection]
+    log: Log, target: WriteTransaction, projections: Sequence[StateProjection], now: int
 ) -> tuple[list[StateProjection], bool]:
     """What is stale, and whether it has been made anew here and now."""
     target.query(registry.CREATE)
     target.query(registry.CREATE_TABLES)
     found = {entry.name: entry for entry in registry.entries(target.query)}
     stale = [given for given in projections if _version(found.get(given.name)) != given.version]
+    for given in projections:
+        begun = found.get(given.name + NEXT)
+        if begun is not None and given not in stale and now - begun.updated_at > ABANDONED_MICROS:
+            _give_up(target, given)
     new = [given for given in stale if given.name not in found]
     if not stale or target.head > SHORT_MAX:
         for projection in new:  # there must be something to swap with
@@ -135,6 +142,12 @@ def _looked_over(
 
 def _version(entry: Entry | None) -> int:
     return 0 if entry is None else entry.version
+
+
+def _give_up(target: Target, projection: StateProjection) -> None:
+    """Removes what was made beside the live rows."""
+    target.query(f"DROP TABLE IF EXISTS {projection.name}{NEXT}")
+    registry.remove(target.query, projection.name + NEXT)
 
 
 def fill(
@@ -196,8 +209,22 @@ class StateBuild:
         """Builds and swaps; blocks.
 
         Raises:
-            Cancelled: the engine is being closed.
+            Cancelled: the engine is being closed; what was made so far is removed.
         """
+        try:
+            self._run()
+        except Cancelled:
+            with suppress(LogUnavailable):  # whoever opens the log later sees to it then
+                self._writing.write(self._abandon)
+            raise
+
+    def _abandon(self, target: Target) -> None:
+        for projection, entry in zip(self._projections, self._entries, strict=False):
+            found = registry.find(target.query, entry.name)
+            if found is not None and found.generation == entry.generation:
+                _give_up(target, projection)
+
+    def _run(self) -> None:
         while True:
             self._sweep()
             try:

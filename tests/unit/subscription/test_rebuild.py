@@ -18,6 +18,7 @@ import pytest
 
 from wfes import (
     Engine,
+    LogUnavailable,
     Projection,
     ProjectionEvent,
     ProjectionNotReady,
@@ -32,6 +33,7 @@ from wfes import (
 )
 from wfes.core import events as e
 from wfes.log.open import open_log
+from wfes.subscription import building, runner
 from wfes.subscription import rebuild as rebuilding
 from wfes.subscription.rebuild import StateBuild, bring_up
 from wfes_projections import inline
@@ -415,6 +417,104 @@ def test_state_projections_are_rebuilt_while_instances_run() -> None:
                 assert report.ok, str(report)
 
     asyncio.run(main())
+
+
+class Held(Projection):
+    """Handlers wait at an event until they are let on."""
+
+    name = "orders"
+    tables = (Day2,)
+    gate = threading.Event()
+    reached = threading.Event()
+    at = 0
+
+    @on("WorkflowCompleted")
+    def completed(self, event: ProjectionEvent, rows: Rows) -> None:
+        if event.position > self.at:
+            self.reached.set()
+            assert self.gate.wait(20)
+        day = rows.get(Day2, event.at.date()) or Day2(event.at.date())
+        day.orders += 1
+        rows.put(day)
+
+    @query
+    def orders(self, rows: Reader) -> int:
+        return sum(day.orders for day in rows.select(Day2))
+
+
+def test_a_rebuild_that_was_cut_off_is_gone_on_with(
+    url: str, histories: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "STANDBY_SECONDS", 0.05)
+    monkeypatch.setattr(building, "WRITE_SECONDS", 0.001)
+    monkeypatch.setattr(runner, "PAGE", 10)
+
+    async def main() -> None:
+        histories(url, 0, 100)
+        Held.gate.set()
+        async with Engine(url, worker=False, projections=[Held]) as engine:
+            assert (await engine.query(Held.orders(), at_least=await engine.position())).value == 100
+            Held.gate.clear()
+            Held.reached.clear()
+            Held.at = 450
+            rebuild = asyncio.ensure_future(engine.rebuild_projection("orders"))
+            assert await asyncio.to_thread(Held.reached.wait, 20)
+            closing = asyncio.ensure_future(engine.close())
+            while not engine._parts.models._stopping.is_set():
+                await asyncio.sleep(0)
+            Held.gate.set()
+            await closing
+            with pytest.raises(LogUnavailable, match="the next one that follows 'orders' goes on"):
+                await rebuild
+        log = open_log(url)
+        log.open([])
+        ((done,),) = log.read("SELECT position FROM wfes_projections WHERE name = 'orders__next'")
+        assert 0 < done < 900
+        log.close()
+        async with Engine(url, worker=False, projections=[Held]) as engine:
+            await until_built(engine, None)
+            assert (await engine.query(Held.orders(), at_least=await engine.position())).value == 100
+            assert (await engine.check_projection("orders")).ok
+        log = open_log(url)
+        log.open([])
+        generations = log.read("SELECT name, generation FROM wfes_projections WHERE name LIKE 'orders%'")
+        assert generations == [("orders", 2)]
+        log.close()
+
+    asyncio.run(main())
+
+
+def test_a_state_build_that_is_cancelled_or_abandoned_leaves_nothing(
+    url: str, histories: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rebuilding, "SHORT_MAX", 10)
+    histories(url, 0, 50)
+    log = open_log(url)
+    log.open([])
+    bring_up(log, inline())
+    left = "SELECT name FROM wfes_projections WHERE name LIKE '%\\_\\_%' ESCAPE '\\'"
+    stopping = threading.Event()
+    cancelled = StateBuild(
+        log,
+        inline(),
+        rebuilding._Direct(log),
+        lambda: 0,
+        anew=True,
+        progress=lambda done, total: stopping.set(),
+        stopping=stopping,
+    )
+    with pytest.raises(building.Cancelled):
+        cancelled.run()
+    assert log.read(left) == []
+    dead = StateBuild(log, inline(), rebuilding._Direct(log), lambda: 5, anew=True)
+    rebuilding._Direct(log).write(dead._begin)
+    bring_up(log, inline(), lambda: 5 + rebuilding.ABANDONED_MICROS)
+    assert log.read("SELECT count(*) FROM wfes_instances__next") == [(0,)]
+    bring_up(log, inline(), lambda: 6 + rebuilding.ABANDONED_MICROS)
+    assert log.read(left) == []
+    assert log.read("SELECT name FROM sqlite_master WHERE name LIKE '%\\_\\_next' ESCAPE '\\'") == []
+    assert log.read("SELECT count(*) FROM wfes_instances") == [(50,)]
+    log.close()
 
 
 def test_a_state_build_that_was_cut_off_is_begun_again(
