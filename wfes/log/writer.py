@@ -21,7 +21,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -50,7 +50,7 @@ logger = logging.getLogger("wfes.log")
 IDLE_MIN_SECONDS = 0.02
 IDLE_MAX_SECONDS = 0.15
 """How often an idle writer asks whether another process committed: often while things happen, then ever less."""
-UNHINTED_MAX_SECONDS = 0.08
+UNHINTED_MAX_SECONDS = 0.09
 """The longest an idle writer waits on a log whose hints do not arrive: behind a pooler, or without a connection."""
 HINTED_MAX_SECONDS = 0.25
 """And where they do: a hint may be lost, with the process that would have sent it."""
@@ -428,7 +428,10 @@ class Writer:
                 if self._stopping.is_set():
                     break
                 self._note_trouble(error)
-                time.sleep(pause)
+                self._stopping.wait(pause)
+                # What was in the commit has to wait for the truth; what came after it was certainly not recorded.
+                self._take_all()
+                self._give_back_held(error)
                 pause = min(pause * 2, BACKOFF_MAX_SECONDS)
                 continue
             if happened:
@@ -450,13 +453,17 @@ class Writer:
                 self._refuse(taken, trouble)
             self._held.clear()
             return []
-        limit = time.monotonic() - self._command_timeout
-        kept = self._give_back(group, limit, trouble)
-        self._held = deque(self._give_back(self._held, limit, trouble))
+        kept = self._give_back(group, trouble)
+        self._give_back_held(trouble)
         self._in_hand = len(kept) + len(self._held)
         return kept
 
-    def _give_back(self, members: Sequence[_Taken], limit: float, trouble: LogUnavailable) -> list[_Taken]:
+    def _give_back_held(self, trouble: LogUnavailable) -> None:
+        self._held = deque(self._give_back(self._held, trouble))
+
+    def _give_back(self, members: Iterable[_Taken], trouble: LogUnavailable) -> list[_Taken]:
+        """Refuses the commands that have waited for as long as they may; returns the others."""
+        limit = time.monotonic() - self._command_timeout
         kept: list[_Taken] = []
         for taken in members:
             if taken.withdrawable and taken.since <= limit:

@@ -150,6 +150,7 @@ class Census:
         peers: ids of those of them that still claim.
         needs_beat: somebody is registered who judges this worker by its heartbeat.
         unsure: a lock is free that has to be looked at again soon.
+        locks: somebody's lock can be seen from here: looking often pays.
     """
 
     dead: list[str] = field(default_factory=list[str])
@@ -157,6 +158,7 @@ class Census:
     peers: list[str] = field(default_factory=list[str])
     needs_beat: bool = False
     unsure: bool = False
+    locks: bool = False
 
 
 @dataclass(slots=True)
@@ -207,7 +209,7 @@ class Observer:
         others = [found for found in map(Registered.of, rows) if found.id != self._worker]
         free = visible_locks(others, self._machine, self._presence)
         # Where a connection stands between, whoever is to come may have to judge by the heartbeat.
-        census = Census(needs_beat=not self._certain)
+        census = Census(needs_beat=not self._certain, locks=bool(free))
         now = self._monotonic()
         passed = 0 if self._looked_at is None else min(now - self._looked_at, STEP_NANOS)
         self._looked_at = now

@@ -27,9 +27,9 @@ from wfes.runtime.claims import Work, orphans
 _log = logging.getLogger("wfes")
 
 TICK_SECONDS = 1.0
-"""From when on a blocked loop is worth a warning, and how often the thread looks where it is alone."""
+"""From when on a blocked loop is worth a warning, and how often the thread looks where no lock is to be seen."""
 LOOK_SECONDS = 0.5
-"""How often it looks at other workers."""
+"""How often it looks at other workers' locks."""
 UNSURE_SECONDS = 0.12
 """How soon it looks again where a worker seems to be dead."""
 ORPHANS_LOOKS = 60
@@ -177,7 +177,9 @@ class Watch:
         if urgent or sighting != self._last:
             self._last = sighting
             self._loop.call_soon_threadsafe(self._sighted, sighting)
-        return UNSURE_SECONDS if census.unsure else LOOK_SECONDS
+        if census.unsure:
+            return UNSURE_SECONDS
+        return LOOK_SECONDS if census.locks else TICK_SECONDS
 
 
 class Blockage:
