@@ -181,6 +181,7 @@ class Chaos:
             self._mark()
             if time.monotonic() > calm + CALM_SECONDS_MAX:
                 self.report.problems.append("not everything ended")
+                self.report.problems += self._unfinished()
                 os.kill(driving, signal.SIGKILL)
                 break
             time.sleep(0.2)
@@ -251,6 +252,17 @@ class Chaos:
             del self._stopped[pid]
 
     # --------------------------------------------------------------------------------------- checks
+
+    def _unfinished(self) -> list[str]:
+        """Which instances are not over, how they stand in the work to be done, and what their last events are."""
+        problems = [f"worker {row}" for row in places.rows(self._folder, "SELECT * FROM wfes_workers")]
+        histories = checks.histories_of(checks.stored_events(self._folder))
+        work = {row[0]: row for row in places.rows(self._folder, "SELECT * FROM wfes_work")}
+        for stream, history in histories.items():
+            if not stream.startswith("$") and not any(recorded.event.terminal for recorded in history):
+                last = "; ".join(repr(recorded.event) for recorded in history[-4:])
+                problems.append(f"{stream} is not over: {work.get(stream)}; {last}")
+        return problems
 
     def _mark(self) -> None:
         """Reads on in the log: what is completed now must not be called from here on."""

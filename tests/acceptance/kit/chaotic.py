@@ -197,15 +197,29 @@ class Driver:
                     self.resumed += 1
 
 
+async def _opened(folder: Path) -> Engine:
+    while True:
+        engine = Engine(proxied(folder), workflows=corpus.WORKFLOWS, worker=False)
+        try:
+            await engine.open()
+        except LogUnavailable:
+            await asyncio.sleep(PATIENCE_SECONDS)
+        else:
+            return engine
+
+
 async def drive(folder: Path, role: dict[str, Any]) -> None:
     """Drives; tells what was wrong in the file ``outcome``."""
     corpus.use(folder / "calls")
     with wrapping(lambda log: witness.watching(folder, log)):
-        async with Engine(proxied(folder), workflows=corpus.WORKFLOWS, worker=False) as engine:
+        engine = await _opened(folder)
+        try:
             driving = Driver(folder, engine, count=role["count"], seconds=role["seconds"])
             await driving.drive()
             told = {"wrong": driving.wrong, "refusals": driving.refusals, "resumed": driving.resumed}
             (folder / "outcome").write_text(json.dumps(told))
+        finally:
+            await engine.close()
 
 
 # ----------------------------------------------------------------------------------------------- mother

@@ -148,6 +148,29 @@ def test_no_space_then_space_again(
     assert len(said) == 2, "said once when it begins, once when it is over"
 
 
+def test_commands_are_given_back_while_the_outcome_of_a_commit_is_unknown(
+    run: Run, log: FaultyLog, until: Until
+) -> None:
+    """The log goes away in mid-commit: what was in that commit waits for the truth, what came later does not."""
+
+    async def test(bench: Any) -> None:
+        await bench.start("i")
+        log.faults = [Fault.parse(f"lost:{log.commits + 1}"), Fault.parse(f"away:{log.commits + 2}-")]
+        unknown = bench.append("i", progress("unknown"), withdrawable=True)
+        await until(lambda: bench.writer.trouble is not None)
+        later = bench.append("i", progress("later"), withdrawable=True)
+        with pytest.raises(LogUnavailable, match="cannot be reached"):
+            await asyncio.wait_for(later, 10)
+        owner = bench.append("i", progress("owner"))
+        assert not unknown.done()
+        log.faults = []
+        assert await asyncio.wait_for(unknown, 10) == 3
+        assert await asyncio.wait_for(owner, 10) == 4
+
+    run(test, command_timeout=0.1)
+    assert messages(log) == ["unknown", "owner"]
+
+
 def test_stop_does_not_wait_for_a_log_in_trouble(run: Run, log: FaultyLog, until: Until) -> None:
     async def test(bench: Any) -> None:
         await bench.start("i")
