@@ -19,6 +19,7 @@ from wfes.views import DataRequest, InstanceCounts, InstanceRow, Page, RecordedE
 BAR_CHARS = 24
 INNER_SHOWN_MAX = 8
 NOTE_CHARS = 70
+REASON_CHARS = 120
 
 
 @click.command()
@@ -107,7 +108,7 @@ def ls(
                 cells.append(
                     (NO_WORKER, "bad")
                     if row.id in without
-                    else (clipped(row.reason or "", NOTE_CHARS), "dim")
+                    else (clipped(row.reason or "", REASON_CHARS), "dim")
                 )
         out.table(titles, rows)
     if page.total is not None:

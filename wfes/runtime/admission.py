@@ -44,7 +44,10 @@ SOUGHT_MAX = 200
 """Most instances that one transaction notes as what they count as now."""
 
 _LIMITS = "SELECT workflow, slots, by_field FROM wfes_limits"
-_LIMIT = "SELECT slots, by_field FROM wfes_limits WHERE workflow = ?"
+_HAS_ROOM = """SELECT by_field, (
+        SELECT 1 FROM wfes_slot_counts AS c
+        WHERE c.workflow = l.workflow AND c.by_field = l.by_field AND c.queued > 0 AND c.held < l.slots LIMIT 1
+    ) FROM wfes_limits AS l WHERE l.workflow = ?"""
 _DEFINED = frozenset({e.WorkflowDefined})
 _NEXT_QUEUE = """SELECT workflow, by_field FROM wfes_slot_counts WHERE queued > 0 AND workflow >= ?
     AND (workflow > ? OR by_field > ?) ORDER BY workflow, by_field LIMIT 1"""
@@ -123,10 +126,15 @@ class Admission:
         queueing = False
         for workflow, by in self._queues(read):
             queueing = True
-            found = read(_LIMIT, (workflow,))
-            if not found or found[0][1] != by or read(_ROOM, (workflow, by, found[0][0], 1)):
+            if self._admits(read, workflow, by):
                 return True, True
         return queueing, False
+
+    @staticmethod
+    def _admits(read: Read, workflow: str, by: str) -> bool:
+        """Whether there is anything to do for a queue: room, or a limit that is another one now."""
+        found = read(_HAS_ROOM, (workflow,))
+        return not found or found[0][0] != by or bool(found[0][1])
 
     def _queues(self, read: Read) -> Iterator[tuple[str, str]]:
         """Each of these workflows in whose queues somebody stands, with the field they count by."""
@@ -143,6 +151,8 @@ class Admission:
         """Grants slots as far as there is room, to whoever is first; True if anything was appended."""
         before = tx.position
         for workflow, by in list(self._queues(tx.query)):
+            if not self._admits(tx.query, workflow, by):
+                continue
             limit = limit_of(tx, workflow)
             if limit is None:
                 self._grant(tx, tx.query(_RELEASED, (workflow, by, tx.now, ADMITTED_MAX)))
