@@ -63,6 +63,7 @@ SAMPLES: list[tuple[BaseException, type[BaseException] | None, str]] = [
     (errors.KeyInUse("k", workflow="w", id="i"), None, "'k' of workflow 'w' is in use by instance 'i'"),
     (errors.EngineNotOpen(), None, "No engine is open"),
     (errors.OutsideHandler("complete()"), None, r"complete\(\) works only inside"),
+    (errors.InsideHandler("connection="), None, r"connection= does not work inside"),
     (errors.StateReadOnly("total", step="a/b"), None, r"state.total cannot be changed in step 'a/b'"),
     (
         errors.UnstorableValue("result", type_name="x.Y", hint="do z"),
