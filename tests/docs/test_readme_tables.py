@@ -78,7 +78,7 @@ def test_every_command_is_listed_with_its_arguments_and_options(readme: Readme) 
         options = {word.strip("[]") for word in rest if word.startswith("[--")}
         arguments = [word for word in rest if not word.startswith("[--")]
         parameters = [p for p in command.params if p.name not in _COMMON]
-        declared = {max(p.opts, key=len) for p in parameters if isinstance(p, click.Option)}
+        declared = {max(p.opts, key=len) for p in parameters if isinstance(p, click.Option) and not p.hidden}
         assert options == declared, name
         context = click.Context(command)
         usages = [p.make_metavar(context) for p in parameters if isinstance(p, click.Argument)]
