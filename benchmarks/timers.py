@@ -5,7 +5,7 @@ moment of one and the same second, in the order in which they were started, or w
 of it after the one before, round and round, so that neighbours in time lie far apart in the file; it lets all of them
 run to their sleep and leave memory, and closes. That second is chosen by how long the first ones took, so that all
 are asleep before it comes; if they are not, the run fails. Then a new process opens the file with a worker and waits,
-as an engine at rest. Each of `--runs` runs prepares its own file.
+as an engine at rest, its garbage collector set as `wfes worker` sets it. Each of `--runs` runs prepares its own file.
 
 Each handler notes the wall clock when it goes on after its sleep: that is when it is awake. The time until all are
 awake counts from the beginning of the second they are due in; the lag of each from its own moment. CPU time is the
@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import json
 import tempfile
 import time
@@ -50,6 +49,7 @@ from benchmarks._report import (
 )
 from wfes import Engine, Step, workflow
 from wfes.log.application import decode
+from wfes.runtime import collector
 
 AWAKE_SECONDS_MAX = 20.0
 MEGABYTES_MAX = 100.0
@@ -134,7 +134,7 @@ async def wake(path: Path, due: float, instances: int) -> Found:
     """Opens the file, waits for the second, and until all are over."""
     async with Engine(f"sqlite:///{path}", workflows=[sleeper]) as engine:
         await asyncio.sleep(max(0.0, due - time.time() - SETTLING_SECONDS / 2))
-        gc.collect()
+        collector.relax()
         forget_peak()
         resting = resident_bytes()
         commits = writer(engine).commits

@@ -25,6 +25,7 @@ from wfes.engine import Engine
 from wfes.errors import InstanceNotFound, UnknownWorkflow, WrongWorkflow
 from wfes.handler.fanout import watchers
 from wfes.instance import Instance
+from wfes.runtime import collector
 from wfes.views import RecordedEvent
 from wfes.workflow import Workflow
 
@@ -314,6 +315,7 @@ async def _worker(
     async with opened(
         place, workflows=workflows, worker=True, creates=True, max_running=max_running, name=name
     ) as engine:
+        collector.relax()
         if as_json:
             out.json({"type": "running", "url": place.url, "workflows": names}, lines=True)
         else:
