@@ -235,8 +235,9 @@ def key_of(query: registry.Query, dialect: Dialect, table: str) -> list[str]:
 
 
 def table_exists(query: registry.Query, dialect: Dialect, table: str) -> bool:
-    """Whether there is a table of this name, as a transaction or a snapshot sees it."""
+    """Whether there is a table or a view of this name, as a transaction or a snapshot sees it."""
     if dialect.name == "sqlite":
-        return bool(query("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,)))
+        sql = "SELECT 1 FROM sqlite_master WHERE type IN ('table', 'view') AND name = ?"
+        return bool(query(sql, (table,)))
     sql = "SELECT 1 FROM information_schema.tables WHERE table_schema = current_schema() AND table_name = ?"
     return bool(query(sql, (table,)))

@@ -323,6 +323,19 @@ def test_a_table_that_comes_while_new_rows_are_built_is_left_alone(url: str, tmp
     asyncio.run(main())
 
 
+def test_a_view_that_has_the_name_of_a_new_table_is_left_alone(url: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        await session(url, Doing)
+        with sqlite3.connect(tmp_path / "log.db") as mine:
+            mine.execute("CREATE VIEW extras AS SELECT instance FROM done")
+        async with Engine(url, workflows=[work], projections=[Wider]) as engine:
+            assert "has a table 'extras' already" in ((await refused(engine)).error or "")
+            assert len(mine.execute("SELECT * FROM extras").fetchall()) == 1
+        mine.close()
+
+    asyncio.run(main())
+
+
 def test_what_a_new_version_has_no_table_for_is_dropped(url: str, tmp_path: Path) -> None:
     path = tmp_path / "log.db"
 
