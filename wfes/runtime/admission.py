@@ -49,8 +49,8 @@ _HAS_ROOM = """SELECT by_field, (
         WHERE c.workflow = l.workflow AND c.by_field = l.by_field AND c.queued > 0 AND c.held < l.slots LIMIT 1
     ) FROM wfes_limits AS l WHERE l.workflow = ?"""
 _DEFINED = frozenset({e.WorkflowDefined})
-_NEXT_QUEUE = """SELECT workflow, by_field FROM wfes_slot_counts WHERE queued > 0 AND workflow >= ?
-    AND (workflow > ? OR by_field > ?) ORDER BY workflow, by_field LIMIT 1"""
+_NEXT_QUEUE = """SELECT workflow, by_field FROM wfes_slot_counts WHERE queued > 0
+    AND (workflow, by_field) > (?, ?) ORDER BY workflow, by_field LIMIT 1"""
 _FIRST_QUEUE = (
     "SELECT workflow, by_field FROM wfes_slot_counts WHERE queued > 0 ORDER BY workflow, by_field LIMIT 1"
 )
@@ -143,7 +143,7 @@ class Admission:
             workflow, by = found[0]
             if workflow in self._workflows:
                 yield workflow, by
-            found = read(_NEXT_QUEUE, (workflow, workflow, by))
+            found = read(_NEXT_QUEUE, (workflow, by))
 
     # -- Admitting ---------------------------------------------------------------------------------------------------
 
