@@ -100,12 +100,16 @@ class Lists:
             "created_before": None if created_before is None else micros_of(created_before, "created_before"),
         }
         newest = order == "newest"
+        # SQLite merges several ranges as they are ordered; PostgreSQL sorts all of their rows, unless each is bounded.
+        bounded = self._log.dialect != "sqlite"
         cursors = _Cursors("instances", {**filters, "newest": newest})
         place = cursors.read(cursor)
         wanted = projection.InstanceFilter(**filters)
 
         def read(snapshot: Snapshot) -> Page[InstanceRow]:
-            found, behind = projection.find(snapshot.query, wanted, cursor=place, newest=newest, limit=limit)
+            found, behind = projection.find(
+                snapshot.query, wanted, cursor=place, newest=newest, limit=limit, bounded=bounded
+            )
             pending = [row.id for row in found if row.status == Status.PENDING]
             reasons = {id: held_reason(*why) for id, why in slots.held(snapshot.query, pending).items()}
             items = [

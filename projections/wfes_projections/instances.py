@@ -160,7 +160,13 @@ LISTING = Listing(
 
 
 def find(
-    read: Read, wanted: InstanceFilter, *, cursor: Place | None = None, newest: bool = True, limit: int = 100
+    read: Read,
+    wanted: InstanceFilter,
+    *,
+    cursor: Place | None = None,
+    newest: bool = True,
+    limit: int = 100,
+    bounded: bool = False,
 ) -> tuple[list[InstanceRecord], Place | None]:
     """A page, and the place behind which the next one begins; None: there is no next one.
 
@@ -170,12 +176,14 @@ def find(
         cursor: the place that the page before gave.
         newest: newest first, else oldest first.
         limit: how many at most; there may be fewer, even none, before the end.
+        bounded: whether the database needs each of several ranges bounded, as `Drive.page` has it; PostgreSQL does,
+            SQLite merges them.
 
     Raises:
         ValueError: the limit is out of bounds.
     """
     span = Span(after=wanted.created_after, before=wanted.created_before, newest=newest, cursor=cursor)
-    rows, behind = page(read, LISTING, wanted.conditions(), span, check_limit(limit))
+    rows, behind = page(read, LISTING, wanted.conditions(), span, check_limit(limit), bounded=bounded)
     return [_record(row) for row in rows], behind
 
 

@@ -173,13 +173,23 @@ class Drive:
         """The columns of the place."""
         return f"{self.index.alias}.{self.listing.moment}, {self.index.alias}.id"
 
-    def page(self, span: Span, limit: int) -> tuple[str, list[object]]:
-        """The statement for so many rows, in the span's order: the place, then the other columns."""
+    def page(self, span: Span, limit: int, *, bounded: bool = False) -> tuple[str, list[object]]:
+        """The statement for so many rows, in the span's order: the place, then the other columns.
+
+        Args:
+            span: where they are looked for.
+            limit: how many at most.
+            bounded: whether each range by itself gives no more than that: for a planner that would else sort all rows
+                of all ranges. One that merges the ranges as they are ordered is only held up by it.
+        """
         what = ", ".join([self.place(), *(f"r.{column}" for column in self.listing.columns)])
         parts: list[str] = []
         params: list[object] = []
         for range_ in self.ranges:
             text, more = self.select(what, span, range_, rows=True)
+            if bounded and len(self.ranges) > 1:
+                text = f"SELECT * FROM ({text} {_order(span)} LIMIT ?) AS s"
+                more.append(limit)
             parts.append(text)
             params += more
         return f"{' UNION ALL '.join(parts)} {_order(span)} LIMIT ?", [*params, limit]
@@ -236,18 +246,24 @@ def best(read: Read, given: Sequence[Drive], span: Span) -> tuple[Drive, Place |
 
 
 def page(
-    read: Read, listing: Listing, conditions: Sequence[Condition], span: Span, limit: int
+    read: Read,
+    listing: Listing,
+    conditions: Sequence[Condition],
+    span: Span,
+    limit: int,
+    *,
+    bounded: bool = False,
 ) -> tuple[list[Row], Place | None]:
     """The rows of a page, and the place behind which the next one begins; None: there is nothing behind.
 
     The rows are complete up to that place. There may be fewer than ``limit`` of them, even none, before the end.
     Reading in one snapshot is not necessary: whatever comes or goes between two reads, no row that was there all the
-    time is passed over.
+    time is passed over. ``bounded``: as `Drive.page` has it.
     """
     if _impossible(conditions):
         return [], None
     drive, end = best(read, drives(listing, conditions), span)
-    rows = read(*drive.page(span.only(end=end), limit + 1))
+    rows = read(*drive.page(span.only(end=end), limit + 1, bounded=bounded))
     if len(rows) > limit:
         return rows[:limit], (rows[limit - 1][0], rows[limit - 1][1])
     return rows, end

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from wfes import Engine, InstanceCounts, Status, Step, workflow
@@ -273,3 +274,45 @@ def test_a_log_of_the_first_version_is_brought_up(tmp_path: Path) -> None:
         connection.commit()
     asyncio.run(look())
     assert tables() == new
+
+
+def test_a_page_of_a_long_list_reads_few_rows_on_postgresql(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wfes.log.postgres import PostgresSnapshot
+
+    rows, limit = 5_000, 10
+    plans: list[dict[str, Any]] = []
+    query = PostgresSnapshot.query
+
+    def explained(snapshot: PostgresSnapshot, sql: str, params: Any = ()) -> list[tuple[Any, ...]]:
+        if "UNION ALL" in sql:
+            ((plan,),) = query(snapshot, f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", params)
+            plans.append(plan[0]["Plan"])
+        return query(snapshot, sql, params)
+
+    def most(plan: dict[str, Any]) -> float:
+        own: float = plan["Actual Rows"]
+        return max([own, *(most(part) for part in plan.get("Plans", []))])
+
+    async def main() -> None:
+        async with Engine(postgres_url, workflows=[listed], worker=False) as engine:
+            with psycopg.connect(postgres_url, autocommit=True) as connection:
+                connection.execute(
+                    """INSERT INTO wfes_instances (id, workflow, status, created_at, updated_at, conversation)
+                    SELECT 'i' || lpad(n::text, 6, '0'), 'listed',
+                        CASE WHEN mod(n, 3) = 0 THEN 'failed' ELSE 'completed' END, n, n, 'c' FROM generate_series(1, %s) AS n""",
+                    (rows,),
+                )
+                connection.execute("VACUUM ANALYZE wfes_instances")
+            monkeypatch.setattr(PostgresSnapshot, "query", explained)
+            page = await engine.instances(workflow="listed", limit=limit, total=None)
+            assert [row.id for row in page] == [f"i{rows - number:06}" for number in range(limit)]
+            page = await engine.instances(workflow="listed", limit=limit, total=None, cursor=page.cursor)
+            assert page.items[0].id == f"i{rows - limit:06}"
+            await engine.instances(conversation="c", order="oldest", limit=limit, total=None)
+            await engine.instances(status=["failed", "completed"], limit=limit, total=None)
+        assert len(plans) == 4
+        assert max(most(plan) for plan in plans) <= len(Status) * (limit + 1), plans
+
+    asyncio.run(main())

@@ -70,11 +70,15 @@ class Table:
             reverse=newest,
         )
 
-    def walk(self, wanted: InstanceFilter, *, newest: bool, limit: int) -> Iterator[list[InstanceRecord]]:
+    def walk(
+        self, wanted: InstanceFilter, *, newest: bool, limit: int, bounded: bool = False
+    ) -> Iterator[list[InstanceRecord]]:
         """Page after page, until the end; with something to do between two."""
         cursor: tuple[int, str] | None = None
         while True:
-            found, behind = instances.find(self.read, wanted, cursor=cursor, newest=newest, limit=limit)
+            found, behind = instances.find(
+                self.read, wanted, cursor=cursor, newest=newest, limit=limit, bounded=bounded
+            )
             assert len(found) <= limit
             yield found
             if behind is None:
@@ -138,15 +142,21 @@ filters = st.builds(
 
 
 @settings(max_examples=300, deadline=None)
-@given(tables, filters, st.booleans(), st.integers(1, 7), st.integers(1, 12))
+@given(tables, filters, st.booleans(), st.integers(1, 7), st.integers(1, 12), st.booleans())
 def test_all_pages_together_are_what_fits(
-    given: list[InstanceRecord], wanted: InstanceFilter, newest: bool, limit: int, scanned: int
+    given: list[InstanceRecord],
+    wanted: InstanceFilter,
+    newest: bool,
+    limit: int,
+    scanned: int,
+    bounded: bool,
 ) -> None:
     table = Table()
     with closing(table.connection), small_bounds(scanned):
         for record in given:
             table.put(record)
-        found = [record for page in table.walk(wanted, newest=newest, limit=limit) for record in page]
+        pages = table.walk(wanted, newest=newest, limit=limit, bounded=bounded)
+        found = [record for page in pages for record in page]
         assert found == table.fitting(wanted, newest=newest)
         assert instances.total(table.read, wanted, exact=True) == (len(found), True)
         estimated, exact = instances.total(table.read, wanted, exact=False)
