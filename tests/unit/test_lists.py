@@ -301,7 +301,8 @@ def test_a_page_of_a_long_list_reads_few_rows_on_postgresql(
                 connection.execute(
                     """INSERT INTO wfes_instances (id, workflow, status, created_at, updated_at, conversation)
                     SELECT 'i' || lpad(n::text, 6, '0'), 'listed',
-                        CASE WHEN mod(n, 3) = 0 THEN 'failed' ELSE 'completed' END, n, n, 'c' FROM generate_series(1, %s) AS n""",
+                        CASE WHEN mod(n, 3) = 0 THEN 'failed' ELSE 'completed' END, n, n, 'c'
+                    FROM generate_series(1, %s) AS n""",
                     (rows,),
                 )
                 connection.execute("VACUUM ANALYZE wfes_instances")
