@@ -323,6 +323,35 @@ def test_a_table_that_comes_while_new_rows_are_built_is_left_alone(url: str, tmp
     asyncio.run(main())
 
 
+def test_tables_are_owned_on_postgresql_too(postgres_url: str) -> None:
+    import psycopg
+
+    listed = "SELECT table_name::text FROM information_schema.tables WHERE table_schema = current_schema()"
+
+    def theirs(connection: Any) -> set[str]:
+        return {name for (name,) in connection.execute(listed) if not name.startswith("wfes_")}
+
+    async def main() -> None:
+        await session(postgres_url, Doing)
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute("CREATE TABLE extras (instance TEXT PRIMARY KEY)")
+            connection.execute("INSERT INTO extras VALUES ('precious')")
+            async with Engine(postgres_url, workflows=[work], projections=[Wider]) as engine:
+                assert "has a table 'extras' already" in ((await refused(engine)).error or "")
+                assert connection.execute("SELECT * FROM extras").fetchall() == [("precious",)]
+                connection.execute("DROP TABLE extras")
+                await engine.retry_projection("doing")
+                await built(engine, 2)
+                assert (await engine.query(Wider.extras(), at_least=await engine.position())).value == 1
+            async with Engine(postgres_url, workflows=[work], projections=[Narrow]) as engine:
+                await built(engine, 3)
+                async with asyncio.timeout(20):
+                    while theirs(connection) != {"done"}:
+                        await asyncio.sleep(0.005)
+
+    asyncio.run(main())
+
+
 def test_a_view_that_has_the_name_of_a_new_table_is_left_alone(url: str, tmp_path: Path) -> None:
     async def main() -> None:
         await session(url, Doing)
