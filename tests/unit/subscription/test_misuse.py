@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -38,7 +39,7 @@ class Done(Row, table="done", key="instance"):
 
 class Doing(Projection):
     name = "doing"
-    tables: ClassVar[tuple[type[Row], ...]] = (Done,)
+    tables: ClassVar[Sequence[type[Row]]] = (Done,)
 
     @on("WorkflowCompleted")
     def completed(self, event: ProjectionEvent, rows: Rows) -> None:
