@@ -17,6 +17,7 @@ from wfes.errors import (
     DuplicateWorkflow,
     EngineNotOpen,
     ErrorInfo,
+    InsideHandler,
     InstanceEnded,
     InstanceExists,
     InstanceNotFound,
@@ -51,6 +52,7 @@ from wfes.errors import (
     WrongWorkflow,
 )
 from wfes.handler.step import Step
+from wfes.handover import HandedOver
 from wfes.instance import Instance
 from wfes.runtime.pruning import Pruned
 from wfes.schedules import ScheduleRow
@@ -87,6 +89,8 @@ __all__ = [
     "EngineNotOpen",
     "ErrorInfo",
     "Event",
+    "HandedOver",
+    "InsideHandler",
     "Instance",
     "InstanceCounts",
     "InstanceEnded",

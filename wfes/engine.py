@@ -88,8 +88,8 @@ class Engine(Reading, Insights, Schedules, Pruning, Workers):
         """Makes an engine; nothing is opened yet.
 
         Args:
-            url: `sqlite:///path.db`, or `sqlite://` for a log in memory. Default: `$WFES_URL`, else
-                `sqlite:///wfes.db`.
+            url: `sqlite:///path.db`, `sqlite://` for a log in memory, or `postgresql://user@host/database` (with the
+                extra `wfes[postgres]`). Default: `$WFES_URL`, else `sqlite:///wfes.db`.
             workflows: The workflows it knows; their instances run here, unless `worker` is False.
             conversations: Not supported by this release.
             projections: The projections it keeps up to date and answers queries from: classes, or made ones.

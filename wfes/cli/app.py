@@ -97,7 +97,7 @@ def _show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool)
 @click.option(
     "--url",
     metavar="URL",
-    help=f"The log: sqlite:///path.db. Default: $WFES_URL, else {URL_DEFAULT}.",
+    help=f"The log: sqlite:///path.db or postgresql://user@host/database. Default: $WFES_URL, else {URL_DEFAULT}.",
 )
 @click.option(
     "--version",
