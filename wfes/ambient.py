@@ -4,8 +4,9 @@ Owns the process's set of open engines and the current engine of a context. The 
 the code: the engine of the surrounding `with` or of the running handler, else the only one open in this process.
 Where that leaves a choice, nothing is guessed: `EngineNotOpen` says what is open and how to name one.
 
-An engine leaves the set when it closes, so that a context copied from it earlier (a task that outlived its
-`async with`) never reaches a closed log. Safe to use from any thread.
+An engine leaves the set when it begins to close, and its own contexts reach it until it has: a handler that is let
+finish may still ask for it, but one copied earlier (a task that outlived its `async with`) never reaches a closed log.
+Safe to use from any thread.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def current_engine() -> Engine:
         # An engine whose loop was closed under it is not open, whatever it could not say any more.
         engines = tuple(engine for engine in _open if getattr(engine, "is_open", True))
     mine = _current.get()
-    if mine is not None and any(engine is mine for engine in engines):
+    # Handlers run from before an engine is noted as open, and on while it closes: it is theirs as long as it works.
+    if mine is not None and (any(engine is mine for engine in engines) or getattr(mine, "is_open", False)):
         return mine
     if len(engines) == 1:
         return engines[0]

@@ -1,10 +1,15 @@
-"""`open()` makes an engine as ambient as `async with` does; virtual time moves on while a handler is stuck."""
+"""`open()` makes an engine as ambient as `async with` does, and handlers find theirs while it opens and closes."""
 
 from __future__ import annotations
 
 import asyncio
+import time
+from pathlib import Path
+from typing import Any
 
-from wfes import Engine, Status, Step, testing, workflow
+import pytest
+
+from wfes import Engine, Status, Step, ambient, testing, workflow
 
 
 @workflow
@@ -43,3 +48,65 @@ def test_virtual_time_moves_on_while_a_handler_is_stuck() -> None:
             assert (await run.refresh()).status is Status.PAUSED
 
     asyncio.run(main())
+
+
+@workflow
+async def other(input: None, step: Step) -> str:
+    """Is started by another."""
+    return "other"
+
+
+def test_a_handler_finds_its_engine_while_that_closes(tmp_path: Path) -> None:
+    """A handler let run on while its engine closes is not failed for that."""
+    going = asyncio.Event()
+
+    async def wait() -> None:
+        going.set()
+        while ambient._open:
+            await asyncio.sleep(0.001)
+
+    @workflow
+    async def starting(input: None, step: Step) -> str:
+        await step("wait", wait)
+        return (await other.start(id="other")).id
+
+    async def main() -> None:
+        async with Engine(f"sqlite:///{tmp_path}/log.db", workflows=[starting, other]):
+            await starting.start(id="run")
+            await going.wait()
+        async with Engine(f"sqlite:///{tmp_path}/log.db", workflows=[starting, other]) as engine:
+            assert await (await engine.get("run")).result(timeout=20) == "other"
+
+    asyncio.run(main())
+
+
+def test_a_handler_finds_its_engine_while_that_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler that goes on before everything of its engine is open is not failed for that."""
+
+    @workflow
+    async def starting(input: None, step: Step) -> str:
+        await step.listen("go")
+        return (await other.start(id="other")).id
+
+    async def first() -> None:
+        async with Engine(f"sqlite:///{tmp_path}/log.db", workflows=[starting, other], worker=False):
+            run = await starting.start(id="run")
+            await run.send("go")
+
+    async def second() -> None:
+        engine = Engine(f"sqlite:///{tmp_path}/log.db", workflows=[starting, other])
+        opening = engine._parts.open
+
+        async def slowly(*args: Any) -> None:
+            await opening(*args)
+            limit = time.monotonic() + 20
+            while (await engine.instances(workflow="starting")).items[0].status != "completed":
+                assert time.monotonic() < limit
+                await asyncio.sleep(0.002)
+
+        monkeypatch.setattr(engine._parts, "open", slowly)
+        async with engine:
+            assert await (await engine.get("run")).result(timeout=20) == "other"
+
+    asyncio.run(first())
+    asyncio.run(second())

@@ -101,7 +101,6 @@ class Driver:
         self._acks = driver.Acks(folder / "acks")
         self._refused = driver.Acks(folder / "refused")
         self._places = asyncio.Semaphore(AT_ONCE_MAX)
-        self.wrong: list[str] = []
         self.refusals = 0
         self.resumed = 0
 
@@ -115,12 +114,17 @@ class Driver:
         while await self._patiently(self._busy):
             await asyncio.sleep(0.1)
 
+    def _wrong(self, text: str) -> None:
+        """Notes at once what is wrong: nobody can say whether this process will end by itself."""
+        with (self._folder / "wrong").open("a") as file:
+            file.write(f"{json.dumps(text)}\n")
+
     async def _busy(self) -> bool:
         """Whether an instance is not over; one that was held after five cut-offs in a row is resumed."""
         for row in (await self._engine.instances(status=Status.PAUSED)).items:
             run = await self._engine.get(row.id)
             if "cut off" not in (run.reason or ""):
-                self.wrong.append(f"{row.id} is held: {run.reason}")
+                self._wrong(f"{row.id} is held: {run.reason}")
             await run.resume()
             self.resumed += 1
         return bool((await self._engine.instances(status=ACTIVE, limit=1)).items)
@@ -150,7 +154,7 @@ class Driver:
         try:
             await self._live(number)
         except Exception as error:
-            self.wrong.append(f"{number}: {''.join(traceback.format_exception(error))}")
+            self._wrong(f"{number}: {''.join(traceback.format_exception(error))}")
         finally:
             self._places.release()
 
@@ -174,9 +178,7 @@ class Driver:
             error = str(end)
         await self._patiently(run.refresh)
         if run.status != case.status or (run.status == Status.COMPLETED and output not in case.outputs):
-            self.wrong.append(
-                f"{run.id}: {run.status} {output!r} {error}, not {case.status} {case.outputs!r}"
-            )
+            self._wrong(f"{run.id}: {run.status} {output!r} {error}, not {case.status} {case.outputs!r}")
 
     async def _publish(self, number: int) -> None:
         async def publish(id: str) -> None:
@@ -216,7 +218,7 @@ async def drive(folder: Path, role: dict[str, Any]) -> None:
         try:
             driving = Driver(folder, engine, count=role["count"], seconds=role["seconds"])
             await driving.drive()
-            told = {"wrong": driving.wrong, "refusals": driving.refusals, "resumed": driving.resumed}
+            told = {"refusals": driving.refusals, "resumed": driving.resumed}
             (folder / "outcome").write_text(json.dumps(told))
         finally:
             await engine.close()
