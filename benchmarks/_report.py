@@ -50,7 +50,7 @@ def command(script: str, arguments: argparse.Namespace, child: str, file: Path) 
     """The command line of one child process of a benchmark, with the benchmark's own numbers."""
     line = [sys.executable, script, "--child", child, "--file", str(file)]
     for name, value in vars(arguments).items():
-        if name not in ("runs", "directory", "child", "file"):
+        if value is not None and name not in ("runs", "directory", "child", "file"):
             line += [f"--{name.replace('_', '-')}", str(value)]
     return line
 
@@ -143,6 +143,10 @@ def writer(engine: Engine) -> Writer:
 def durability(engine: Engine) -> Found:
     """What the open engine's own write connection is set to."""
     log = engine._log
+    if log.dialect == "postgresql":
+        settings = ("synchronous_commit", "fsync", "server_version")
+        found = [log.read("SELECT current_setting(?)", (name,))[0][0] for name in settings]
+        return {"log": "postgresql", **dict(zip(settings, found, strict=True))}
     if not isinstance(log, SQLiteLog) or log._writing is None:
         return {"log": "memory"}
     journal = log._writing.execute("PRAGMA journal_mode").fetchone()[0]

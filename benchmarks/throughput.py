@@ -8,9 +8,10 @@ write-ahead log and `synchronous=FULL` each commit is one fsync of the log; chec
 
 Beside each run, on the same disk, the bare writer loop (`writer.py`) writes as many steps, as many at a time; the ratio
 is of those two. The figure is reached by 130 us of CPU a step or, where the machine is slow, by three times the bare
-loop; and by 6 steps an fsync.
+loop; and by 6 steps an fsync. With `--postgres` the runs are on PostgreSQL, each in a new database, with no bare loop.
 
     python benchmarks/throughput.py [--instances 300] [--steps 10] [--at-once 100] [--runs 3] [--directory DIR]
+        [--postgres [URL]]
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks._postgres import fresh, option
 from benchmarks._report import (
     Found,
     at_least,
@@ -69,9 +71,9 @@ async def run(instances: int, steps: int, at_once: int) -> None:
     await asyncio.gather(*(caller() for _ in range(at_once)))
 
 
-async def measure(path: Path, instances: int, steps: int, at_once: int) -> Found:
+async def measure(url: str, instances: int, steps: int, at_once: int) -> Found:
     """One run, in this process."""
-    async with Engine(f"sqlite:///{path}", workflows=[several]) as engine:
+    async with Engine(url, workflows=[several]) as engine:
         await run(10, steps, 10)
         commits, events = writer(engine).commits, writer(engine).events
         wall, cpu = time.perf_counter(), time.process_time()
@@ -136,12 +138,30 @@ def report(arguments: argparse.Namespace) -> Found:
     }
 
 
+def report_postgres(arguments: argparse.Namespace) -> Found:
+    """All runs on PostgreSQL."""
+    found: list[Found] = []
+    for _ in range(arguments.runs):
+        with fresh(arguments.postgres) as url:
+            given = argparse.Namespace(**{**vars(arguments), "postgres": url})
+            found.append(once(__file__, given, "run", Path("none")))
+    return {
+        "question": "What does a durable step cost on PostgreSQL, and how many share a commit?",
+        "machine": machine(arguments.directory or tempfile.gettempdir()),
+        "durability": found[0]["durability"],
+        "engine": spreads(found, [name for name in found[0] if name != "durability"]),
+    }
+
+
 def main() -> None:
-    arguments = parser(__doc__, instances=300, steps=10, at_once=100).parse_args()
+    options = parser(__doc__, instances=300, steps=10, at_once=100)
+    option(options, "on PostgreSQL: a server whose user may create databases; without a URL one of its own")
+    arguments = options.parse_args()
     if arguments.child is None:
-        show(report(arguments))
+        show(report(arguments) if arguments.postgres is None else report_postgres(arguments))
         return
-    found = asyncio.run(measure(arguments.file, arguments.instances, arguments.steps, arguments.at_once))
+    url = arguments.postgres or f"sqlite:///{arguments.file}"
+    found = asyncio.run(measure(url, arguments.instances, arguments.steps, arguments.at_once))
     print(json.dumps(found))
 
 
