@@ -137,6 +137,9 @@ class Driver:
             except LogUnavailable:
                 self.refusals += 1
                 await asyncio.sleep(PATIENCE_SECONDS)
+            except AssertionError:
+                # What a case waits for has not come in time: its worker may be stopped.
+                await asyncio.sleep(PATIENCE_SECONDS)
 
     async def _once(self, kind: str, name: str, call: Callable[[str], Awaitable[Any]]) -> Any:
         """As `_patiently`, with another id each time: what was refused must not have happened."""
