@@ -213,8 +213,9 @@ class _Run:
 
     def _waited(self, until: float) -> Any:
         wait([self._future], max(0.0, until - time.monotonic()))
-        if not self._future.done():
-            raise _OverTime
+        is_over_time = time.monotonic() >= until
+        if not self._future.done() or (is_over_time and self._future.exception() is not None):
+            raise _OverTime  # or a statement of it was interrupted for that
         return self._future.result()
 
     def abandon(self) -> None:

@@ -236,9 +236,9 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
         connection = connected(self.url, self.place.connect)
         return PostgresLent(self.url, connection, self._begin_lent, self._write_on)
 
-    def _write_on(self, connection: Connection) -> PostgresWrite:
+    def _write_on(self, connection: Connection, close: Callable[[], None]) -> PostgresWrite:
         known = self._look()
-        write = LentWrite(self.url, connection, self._topics, known, self._take_lock)
+        write = LentWrite(self.url, connection, self._topics, known, self._take_lock, close=close)
         self._write = write
         return write
 

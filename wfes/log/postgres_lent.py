@@ -165,7 +165,8 @@ class PostgresLent:
         url: what errors call the log.
         connection: a connection of its own, in a transaction.
         begin: begins the transaction.
-        write: makes the log's write transaction of the one that a connection is in.
+        write: makes the log's write transaction of the one that a connection is in; it calls what it is given when
+            that is over.
     """
 
     def __init__(
@@ -173,7 +174,7 @@ class PostgresLent:
         url: str,
         connection: Connection,
         begin: bytes,
-        write: Callable[[Connection], WriteTransaction],
+        write: Callable[[Connection, Callable[[], None]], WriteTransaction],
     ) -> None:
         self._url = url
         self._engine = connection
@@ -230,7 +231,7 @@ class PostgresLent:
 
     def write(self) -> WriteTransaction:
         try:
-            return self._write(self._engine)
+            return self._write(self._engine, self.close)
         except psycopg.Error as error:
             raise unavailable(self._url, error) or error from error
 
@@ -247,12 +248,16 @@ class PostgresLent:
 
 
 class LentWrite(PostgresWrite):
-    """A write transaction whose connection goes with it."""
+    """A write transaction whose connection goes with it; ``close`` is called when it is over."""
+
+    def __init__(self, *args: Any, close: Callable[[], None]) -> None:
+        self._close = close
+        super().__init__(*args)
 
     def commit(self) -> None:
         super().commit()
-        self._connection.close()
+        self._close()
 
     def rollback(self) -> None:
         super().rollback()
-        self._connection.close()
+        self._close()

@@ -1,0 +1,385 @@
+"""`step.transaction`: a function's rows and its step's completion, together or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wfes import Engine, Retry, Step, StepError, UnstorableValue, workflow
+from wfes.log import sqlite_lent
+
+TABLE = "CREATE TABLE IF NOT EXISTS made (what VARCHAR(100))"
+QUICK = Retry(initial=0.001, max="1ms")
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    match request.param:
+        case "memory":
+            return "sqlite://"
+        case "sqlite":
+            return f"sqlite:///{tmp_path}/log.db"
+        case _:
+            given: str = request.getfixturevalue("postgres_url")
+            return given
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/log.db"
+
+
+def put(connection: Any, what: str) -> str:
+    connection.execute(TABLE)
+    connection.execute(f"INSERT INTO made VALUES ('{what}')")
+    return what
+
+
+async def put_async(connection: Any, what: str) -> str:
+    for sql in (TABLE, f"INSERT INTO made VALUES ('{what}')"):
+        done = connection.execute(sql)
+        if isinstance(done, Awaitable):
+            await done
+    return what
+
+
+def rows(connection: Any) -> list[str]:
+    connection.execute(TABLE)
+    return sorted(row[0] for row in connection.execute("SELECT what FROM made").fetchall())
+
+
+Handler = Callable[[Step], Awaitable[Any]]
+
+
+def outcome(url: str, handler: Handler, **options: Any) -> Any:
+    """What the handler gives, as the only one of a workflow."""
+
+    @workflow(name="one", retry=QUICK, **options)
+    async def one(step: Step) -> Any:
+        return await handler(step)
+
+    async def main() -> Any:
+        async with Engine(url, workflows=[one]):
+            return await (await one.start()).result(timeout=20)
+
+    return asyncio.run(main())
+
+
+def test_a_function_gets_a_connection_and_its_result_is_recorded(url: str) -> None:
+    async def handler(step: Step) -> list[Any]:
+        return [
+            await step.transaction("plain", put, "a"),
+            await step.transaction("async", put_async, "b"),
+            await step.transaction("see", rows),
+        ]
+
+    assert outcome(url, handler) == ["a", "b", ["a", "b"]]
+
+
+def test_a_failed_attempt_leaves_nothing_and_is_made_again(url: str) -> None:
+    def flaky(connection: Any, attempt: int) -> int:
+        put(connection, f"attempt {attempt}")
+        if attempt < 3:
+            raise ValueError("not yet")
+        return attempt
+
+    def never(connection: Any) -> None:
+        put(connection, "never")
+        raise ValueError("never")
+
+    async def handler(step: Step) -> list[Any]:
+        attempt = await step.transaction("flaky", flaky)
+        with pytest.raises(StepError, match=r"'never' failed after 2 attempts: ValueError: never"):
+            await step.transaction("never", never, max_attempts=2)
+        return [attempt, await step.transaction("see", rows)]
+
+    assert outcome(url, handler) == [3, ["attempt 3"]]
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        (lambda c: c.execute("COMMIT"), "COMMIT"),
+        (lambda c: c.execute("  /* so */ rollback"), "ROLLBACK"),
+        (lambda c: c.commit(), r"commit\(\)"),
+        (lambda c: c.rollback(), r"rollback\(\)"),
+        (lambda c: c.close(), r"close\(\)"),
+        (lambda c: c.__enter__(), "with connection"),
+        (lambda c: c.execute("DELETE FROM wfes_instances"), "DELETE.*wfes_instances"),
+        (lambda c: c.execute("UPDATE wfes_instances SET status = 'completed'"), "UPDATE.*wfes_instances"),
+        (lambda c: c.execute("DROP TABLE wfes_instances"), r"wfes_instances"),
+    ],
+)
+def test_what_is_not_the_functions_is_refused_at_once(
+    url: str, what: Callable[[Any], Any], words: str
+) -> None:
+    def forbidden(connection: Any) -> None:
+        put(connection, "forbidden")
+        what(connection)
+
+    async def handler(step: Step) -> Any:
+        with pytest.raises(StepError, match=f"failed after 1 attempt: .*{words}.* is not for a function"):
+            await step.transaction("forbidden", forbidden)
+        return await step.transaction("see", rows)
+
+    assert outcome(url, handler) == []
+
+
+@pytest.mark.parametrize(
+    ("sql", "words"),
+    [
+        ("ATTACH ':memory:' AS other", "ATTACH"),
+        ("PRAGMA synchronous = OFF", "PRAGMA synchronous"),
+        ("PRAGMA writable_schema = ON", "PRAGMA writable_schema"),
+        ("CREATE TRIGGER t AFTER INSERT ON wfes_events BEGIN SELECT 1; END", "CREATE TRIGGER.*wfes_events"),
+    ],
+)
+def test_what_leads_out_of_the_file_is_refused(file: str, sql: str, words: str) -> None:
+    async def handler(step: Step) -> None:
+        with pytest.raises(StepError, match=words):
+            await step.transaction("forbidden", lambda c: c.execute(sql) and None)
+
+    outcome(file, handler)
+
+
+def test_a_function_that_swallows_a_refusal_fails_all_the_same(url: str) -> None:
+    def swallowing(connection: Any) -> str:
+        try:
+            connection.execute("DELETE FROM wfes_instances")
+        except Exception:
+            put(connection, "went on")
+        return "done"
+
+    async def handler(step: Step) -> Any:
+        with pytest.raises(StepError, match="wfes_instances"):
+            await step.transaction("swallowing", swallowing)
+        return await step.transaction("see", rows)
+
+    assert outcome(url, handler) == []
+
+
+def test_savepoints_are_the_functions_own(url: str) -> None:
+    def saving(connection: Any) -> None:
+        put(connection, "kept")
+        connection.execute("SAVEPOINT mine")
+        put(connection, "dropped")
+        connection.execute("ROLLBACK TO SAVEPOINT mine")
+        connection.execute("RELEASE SAVEPOINT mine")
+
+    async def handler(step: Step) -> Any:
+        await step.transaction("saving", saving)
+        return await step.transaction("see", rows)
+
+    assert outcome(url, handler) == ["kept"]
+
+
+@pytest.mark.parametrize("kind", ["plain", "async", "statement"])
+def test_on_sqlite_it_is_bounded(
+    file: str, kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sqlite_lent, "LENDS_SECONDS", 0.2)
+    monkeypatch.setattr("wfes.log.sqlite.LENDS_SECONDS", 0.2)
+    later: list[str] = []
+
+    def plain(connection: Any) -> None:
+        put(connection, "too late")
+        time.sleep(0.5)
+        try:
+            connection.execute("INSERT INTO made VALUES ('much too late')")
+        except sqlite3.Error as error:
+            later.append(str(error))
+
+    async def asynchronous(connection: Any) -> None:
+        put(connection, "too late")
+        await asyncio.sleep(30)
+
+    def statement(connection: Any) -> None:
+        put(connection, "too late")
+        connection.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+        ).fetchall()
+
+    function: Any = {"plain": plain, "async": asynchronous, "statement": statement}[kind]
+
+    async def handler(step: Step) -> Any:
+        with pytest.raises(StepError, match=r"TimeoutError: .*'slow' took longer than 0.2s"):
+            await step.transaction("slow", function, max_attempts=1)
+        await step("goes on", put_by_hand, tmp_path / "log.db")
+        return await step.transaction("see", rows)
+
+    def put_by_hand(path: Path) -> None:
+        with sqlite3.connect(path) as connection:
+            put(connection, "by hand")
+        connection.close()
+
+    assert outcome(file, handler) == ["by hand"]
+    if kind == "plain":
+        limit = time.monotonic() + 10
+        while not later and time.monotonic() < limit:
+            time.sleep(0.01)
+        assert later
+        with sqlite3.connect(tmp_path / "log.db") as connection:
+            assert rows(connection) == ["by hand"]
+        connection.close()
+
+
+def test_a_timeout_of_its_own_is_kept(url: str) -> None:
+    async def slow(connection: Any) -> None:
+        await put_async(connection, "too late")
+        await asyncio.sleep(30)
+
+    async def handler(step: Step) -> Any:
+        with pytest.raises(StepError, match=r"TimeoutError: .*exceeded its timeout of 100ms"):
+            await step.transaction("slow", slow, timeout="100ms", max_attempts=1)
+        return await step.transaction("see", rows)
+
+    assert outcome(url, handler) == []
+
+
+def test_a_result_that_cannot_be_stored_undoes_the_rows(url: str) -> None:
+    def unstorable(connection: Any) -> object:
+        put(connection, "nothing")
+        return object()
+
+    async def handler(step: Step) -> Any:
+        with pytest.raises(UnstorableValue):
+            await step.transaction("unstorable", unstorable)
+        return await step.transaction("see", rows)
+
+    assert outcome(url, handler) == []
+
+
+def test_a_large_result_comes_back(url: str) -> None:
+    async def handler(step: Step) -> int:
+        return len(await step.transaction("large", lambda c: "x" * 3_000_000))
+
+    assert outcome(url, handler) == 3_000_000
+
+
+def test_nothing_is_recorded_from_inside(url: str) -> None:
+    async def inside(connection: Any, step: Step) -> None:
+        await step("inner", lambda: 1)
+
+    async def starts(connection: Any, engine: Engine) -> None:
+        await engine.publish("news")
+
+    async def handler(step: Step) -> None:
+        with pytest.raises(StepError, match="step 'inner' is asked for inside the function of transaction"):
+            await step.transaction("inside", inside, step, max_attempts=1)
+        with pytest.raises(StepError, match="changes the log by connection= alone"):
+            await step.transaction("starts", starts, step._execution.host.engine, max_attempts=1)
+
+    outcome(url, handler)
+
+
+def test_beside_and_inside_other_steps(url: str) -> None:
+    """In the order of the log, also where the one around it is cancelled."""
+
+    async def handler(step: Step) -> list[Any]:
+        async def outer(name: str) -> str:
+            return str(await step.transaction("inner", put, name))
+
+        many = [step.transaction("own", put, f"own {n}") for n in range(3)]
+        several = [step(f"step {n}", lambda: "step") for n in range(3)]
+        nested = [step(f"outer {n}", outer, f"outer {n}") for n in range(3)]
+        gathered = await asyncio.gather(*many, *several, *nested)
+        return [gathered, await step.transaction("see", rows)]
+
+    expected = ["own 0", "own 1", "own 2", "outer 0", "outer 1", "outer 2"]
+    gathered, seen = outcome(url, handler)
+    assert gathered == expected[:3] + ["step"] * 3 + expected[3:]
+    assert seen == sorted(expected)
+
+
+def test_a_replay_gives_what_was_recorded(file: str) -> None:
+    calls: list[str] = []
+
+    @workflow
+    async def two(step: Step) -> list[Any]:
+        first = await step.transaction("first", lambda c: calls.append("first") or put(c, "first"))
+        await step.listen("go")
+        return [first, await step.transaction("see", rows)]
+
+    async def begin() -> str:
+        async with Engine(file, workflows=[two]):
+            run = await two.start()
+            while not (await run.refresh()).waiting_for:
+                await asyncio.sleep(0.005)
+            return run.id
+
+    async def finish(id: str) -> Any:
+        async with Engine(file, workflows=[two]) as engine:
+            run = await engine.get(two, id)
+            await run.send("go")
+            return await run.result(timeout=20)
+
+    id = asyncio.run(begin())
+    assert asyncio.run(finish(id)) == ["first", ["first"]]
+    assert calls == ["first"]
+
+
+def test_what_is_no_function_is_refused(file: str) -> None:
+    async def handler(step: Step) -> None:
+        with pytest.raises(TypeError, match="transaction 'x' takes a function of a connection"):
+            await step.transaction("x", 3)  # type: ignore[call-overload]
+        with pytest.raises(StepError, match="failed after 1 attempt: TypeError"):
+            await step.transaction("y", put)
+
+    outcome(file, handler)
+
+
+def test_on_postgresql_whoever_is_slow_stops_nobody(postgres_url: str) -> None:
+    began, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(connection: Any) -> str:
+        await put_async(connection, "slow")
+        began.set()
+        await go_on.wait()
+        return "slow"
+
+    @workflow
+    async def waits(step: Step) -> Any:
+        return [await step.transaction("slow", slow), await step.transaction("see", rows)]
+
+    @workflow
+    async def other(step: Step) -> list[str]:
+        return [await step.transaction(f"{n}", put, f"{n}") for n in range(3)]
+
+    async def main() -> None:
+        async with Engine(postgres_url, workflows=[waits, other]):
+            await (await other.start()).result(timeout=20)
+            first = await waits.start()
+            await began.wait()
+            assert await (await other.start()).result(timeout=20) == ["0", "1", "2"]
+            go_on.set()
+            assert (await first.result(timeout=20))[0] == "slow"
+
+    asyncio.run(main())
+
+
+def test_on_postgresql_a_lost_connection_costs_no_attempt(postgres_url: str) -> None:
+    import psycopg
+
+    async def cut(connection: Any, attempt: int) -> int:
+        await put_async(connection, "once")
+        if not cuts:
+            cuts.append(attempt)
+            pid = connection.info.backend_pid
+            with psycopg.connect(postgres_url, autocommit=True) as other:
+                other.execute("SELECT pg_terminate_backend(%s)", (pid,))
+            await connection.execute("SELECT 1")
+        return attempt
+
+    cuts: list[int] = []
+
+    async def handler(step: Step) -> list[Any]:
+        return [await step.transaction("cut", cut, max_attempts=1), await step.transaction("see", rows)]
+
+    assert outcome(postgres_url, handler) == [1, ["once"]]
+    assert cuts == [1]
