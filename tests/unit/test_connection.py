@@ -205,7 +205,7 @@ def test_what_is_wrong_is_told_before_anything_is_inserted(kind: str, url: str) 
             await run.send("news", 1)
             request = await until_open(engine)
             with pytest.raises(InvalidInput):
-                await plain.start("x", connection=connection)  # type: ignore[call-overload]
+                await plain.start("x", connection=connection)  # type: ignore[arg-type]
             with pytest.raises(InstanceExists):
                 await plain.start(2, id="there", connection=connection)
             with pytest.raises(UnknownWorkflow):
@@ -217,7 +217,7 @@ def test_what_is_wrong_is_told_before_anything_is_inserted(kind: str, url: str) 
             with pytest.raises(InstanceNotFound):
                 await _unknown(engine, connection)
             with pytest.raises(TypeError, match="get_or_create takes no connection="):
-                await plain.get_or_create(key="k", input=1, connection=connection)
+                await plain.get_or_create(key="k", input=1, connection=connection)  # type: ignore[call-arg]
             with pytest.raises(TypeError, match="get_or_create takes no connection="):
                 await engine.get_or_create(plain, key="k", input=1, connection=connection)  # type: ignore[call-overload]
             assert (await plain.start(1, id="there", connection=connection)).status is Status.COMPLETED

@@ -300,9 +300,13 @@ def test_beside_and_inside_other_steps(url: str) -> None:
 def test_a_replay_gives_what_was_recorded(file: str) -> None:
     calls: list[str] = []
 
+    def once(connection: Any) -> str:
+        calls.append("first")
+        return put(connection, "first")
+
     @workflow
     async def two(step: Step) -> list[Any]:
-        first = await step.transaction("first", lambda c: calls.append("first") or put(c, "first"))
+        first = await step.transaction("first", once)
         await step.listen("go")
         return [first, await step.transaction("see", rows)]
 
