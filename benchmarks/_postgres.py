@@ -47,7 +47,15 @@ def server_cpu_seconds(url: str) -> float | None:
     if row is None or not row[1] or not Path(f"/proc/{row[0]}").exists():
         return None
     first = _stat(row[0])[1]
-    ticks = sum(_stat(first)[2:])  # what has ended is counted with the first
+    while True:
+        ended = _stat(first)[4:]
+        ticks = sum(_stat(first)[2:4]) + sum(ended) + _running(first)
+        if _stat(first)[4:] == ended:  # else somebody ended meanwhile, and was counted twice or not at all
+            return ticks / _TICKS
+
+
+def _running(first: int) -> int:
+    ticks = 0
     for each in Path("/proc").iterdir():
         if each.name.isdigit():
             try:
@@ -56,7 +64,7 @@ def server_cpu_seconds(url: str) -> float | None:
                 continue  # it has just ended
             if parent == first:
                 ticks += user + system
-    return ticks / _TICKS
+    return ticks
 
 
 def _stat(pid: int) -> list[int]:

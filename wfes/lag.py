@@ -15,7 +15,7 @@ from wfes.registration import bundled, own_inline, state_projections
 from wfes.subscription import registry
 from wfes.subscription.projection import Projection
 from wfes.subscription.registry import BUILDING, STOPPED, Entry
-from wfes.subscription.stores import Store, path_of
+from wfes.subscription.stores import Store
 from wfes.subscription.table import NEXT
 from wfes.views import ProjectionStatus, moment
 
@@ -63,11 +63,11 @@ def statuses(log: Log, known: Iterable[Known], own: Store, now: int) -> list[Pro
     for each in known:
         there = entries
         url = each.store.url if each.apart else None
-        if each.apart and not each.followed and not path_of(url).exists():
-            found.append(_without_rows(each.projection, _ABSENT, head, url))
-            continue
         if each.apart:
             try:
+                if not each.followed and not each.store.exists():
+                    found.append(_without_rows(each.projection, _ABSENT, head, url))
+                    continue
                 with each.store.snapshot() as view:
                     there = {entry.name: entry for entry in registry.entries(view.query)}
             except LogUnavailable as error:

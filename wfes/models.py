@@ -29,12 +29,13 @@ from wfes.subscription.building import Built, Cancelled, Progress
 from wfes.subscription.check import CannotCheck, CheckReport, check, check_states
 from wfes.subscription.following import BROKEN, FOLLOWING, NEW, SUPERSEDED, Follow, Following
 from wfes.subscription.inline import InlineProjections, reflected
+from wfes.subscription.own_database import own_store
 from wfes.subscription.projection import Projection, Query
 from wfes.subscription.reader import Reader
 from wfes.subscription.rebuild import StateBuild
 from wfes.subscription.registry import BUILDING, LIVE, STOPPED, Entry
 from wfes.subscription.state import StateProjection
-from wfes.subscription.stores import LogStore, OwnStore, Store, Target, View, path_of
+from wfes.subscription.stores import LogStore, Store, Target, View
 from wfes.subscription.table import NEXT
 from wfes.surroundings import EventSurroundings
 from wfes.views import Answer, ProjectionStatus
@@ -119,11 +120,8 @@ class Models:
         assert self._log_store is not None
         if projection.url is None or projection.url == self.log.url:
             return self._log_store
-        path = path_of(projection.url)
-        key = str(path.absolute())
-        if key == str(getattr(self.log, "path", None)):
-            return self._log_store
-        return self._stores.setdefault(key, OwnStore(path, projection.url))
+        key, store = own_store(projection.url, self.log)
+        return self._log_store if store is None else self._stores.setdefault(key, store)
 
     async def stop(self) -> None:
         """Ends following; what is not written yet is read again by whoever opens the log next."""

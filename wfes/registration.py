@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import cast
 
 from wfes.errors import DuplicateProjection
+from wfes.subscription.own_database import checked_url
 from wfes.subscription.projection import Projection
 from wfes.subscription.state import StateProjection
-from wfes.subscription.stores import path_of
 from wfes.subscription.table import NEXT, OLD
 from wfes.validation import shown
 
@@ -56,7 +56,7 @@ def _projection(given: object) -> Projection:
             "`class OrdersByDay(Projection)`, or one made of it"
         )
     if given.url is not None:
-        path_of(given.url)
+        checked_url(given.url)
     return given
 
 

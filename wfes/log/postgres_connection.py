@@ -77,9 +77,7 @@ class _Pool(ConnectionPool[Connection]):
         return connection
 
 
-def _reading(connect: dict[str, Any], *, pooled: bool) -> dict[str, Any]:
-    if pooled:
-        return connect
+def _reading(connect: dict[str, Any]) -> dict[str, Any]:
     given = connect.get("options")
     read_only = "-cdefault_transaction_read_only=on"
     return {**connect, "options": f"{given} {read_only}" if given else read_only}
@@ -92,15 +90,18 @@ class ReadDatastore(PostgresDatastore):
         url: what errors call the log.
         connect: what `psycopg.connect` is given.
         pooled: whether nothing may be asked for that belongs to a session.
+        writes: whether they are for writing, too.
     """
 
-    def __init__(self, url: str, connect: dict[str, Any], *, pooled: bool = False) -> None:
+    def __init__(
+        self, url: str, connect: dict[str, Any], *, pooled: bool = False, writes: bool = False
+    ) -> None:
         super().__init__("", "", "", "", "", originator_id_type="text")
         self._url = url
         self._is_closed = False
         self.pool: Any = _Pool(
             kwargs={
-                **_reading(connect, pooled=pooled),
+                **(connect if pooled or writes else _reading(connect)),
                 "autocommit": True,
                 "context": _Context(),
                 "row_factory": tuple_row,

@@ -136,6 +136,10 @@ class ScratchStore:
         """Everything in it is gone."""
         self._connection.close()
 
+    def exists(self) -> bool:
+        """It is there until it is closed."""
+        return True
+
     @contextmanager
     def snapshot(self) -> Generator[View]:
         yield self

@@ -102,6 +102,14 @@ class Store(Protocol):
         """Closes what `open` opened."""
         ...
 
+    def exists(self) -> bool:
+        """Whether anything was ever written there; makes nothing.
+
+        Raises:
+            LogUnavailable: it cannot be asked.
+        """
+        ...
+
     def snapshot(self) -> AbstractContextManager[View]:
         """One moment for several reads; to be left soon.
 
@@ -240,6 +248,10 @@ class LogStore:
         """Nobody waits for the writer any longer than `CLOSING_SECONDS`."""
         self._closing.set()
 
+    def exists(self) -> bool:
+        """The log is there."""
+        return True
+
     def snapshot(self) -> AbstractContextManager[View]:
         return self._log.snapshot()
 
@@ -351,6 +363,10 @@ class OwnStore:
         if recorder is not None:
             recorder.datastore.close()
 
+    def exists(self) -> bool:
+        """Whether there is such a file."""
+        return self._path.exists()
+
     @contextmanager
     def snapshot(self) -> Generator[View]:
         recorder = self._opened()
@@ -383,8 +399,14 @@ class OwnStore:
 
 
 _ACCEPTED = (
-    "'sqlite:///reports.db' (a path relative to the working directory) or 'sqlite:////absolute/reports.db'"
+    "'sqlite:///reports.db' (a path relative to the working directory), 'sqlite:////absolute/reports.db', "
+    "or 'postgresql://user@host/database'"
 )
+
+
+def in_postgres(url: object) -> bool:
+    """Whether a projection names a PostgreSQL database."""
+    return isinstance(url, str) and url.partition("://")[0] in ("postgresql", "postgres")
 
 
 def path_of(url: object) -> Path:

@@ -197,11 +197,17 @@ def run_child(url: str, place: str, die_at: int, what: str = "follow") -> int:
     return child.returncode
 
 
-@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("own", [None, "sqlite", "postgresql"])
 def test_a_follower_killed_midway_goes_on_where_it_was(
-    own: bool, url: str, tmp_path: Path, histories: Callable[..., int]
+    own: str | None,
+    url: str,
+    tmp_path: Path,
+    histories: Callable[..., int],
+    request: pytest.FixtureRequest,
 ) -> None:
-    place = f"sqlite:///{tmp_path}/own.db" if own else ""
+    place = f"sqlite:///{tmp_path}/own.db" if own == "sqlite" else ""
+    if own == "postgresql":
+        place = request.getfixturevalue("postgres_url")
     histories(url, 0, 600)
     for die_at in (3, 2_500, 5_000):
         assert run_child(url, place, die_at) == -signal.SIGKILL

@@ -424,7 +424,7 @@ def test_a_database_that_is_away_keeps_the_status_of_no_other(url: str, tmp_path
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("url", ["postgresql://x", "sqlite://", "reports.db"])
+@pytest.mark.parametrize("url", ["mysql://x", "sqlite://", "reports.db"])
 def test_a_database_that_a_class_names_is_checked_as_well(url: str) -> None:
     given = type("Elsewhere", (Doing,), {"name": "doing", "url": url})
     with pytest.raises(ValueError, match="is no projection's url; accepted are"):
