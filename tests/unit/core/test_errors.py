@@ -64,6 +64,27 @@ SAMPLES: list[tuple[BaseException, type[BaseException] | None, str]] = [
     (errors.EngineNotOpen(), None, "No engine is open"),
     (errors.OutsideHandler("complete()"), None, r"complete\(\) works only inside"),
     (errors.InsideHandler("connection="), None, r"connection= does not work inside"),
+    (
+        errors.UnknownProjection("sales", ["days"]),
+        LookupError,
+        "no projection 'sales'; it has 'days'; give it",
+    ),
+    (
+        errors.DuplicateProjection("days", "a.Days", "b.Days"),
+        ValueError,
+        "named 'days': a.Days and b.Days; rename",
+    ),
+    (errors.ProjectionStopped("days", 7, "KeyError: 'x'"), None, "'days' is stopped at position 7.*KeyError"),
+    (
+        errors.ProjectionStopped("days", None, "no table"),
+        None,
+        "'days' is stopped.*no table.*retry_projection",
+    ),
+    (
+        errors.ProjectionNotReady("days", "it is being built"),
+        None,
+        "'days' cannot answer this yet: it is being",
+    ),
     (errors.StateReadOnly("total", step="a/b"), None, r"state.total cannot be changed in step 'a/b'"),
     (
         errors.UnstorableValue("result", type_name="x.Y", hint="do z"),
@@ -121,7 +142,7 @@ def test_every_error_is_sampled_and_documented() -> None:
     assert found - {type(error) for error, _, _ in SAMPLES} == {WfesError}
     for kind in found:
         assert kind.__doc__
-        assert "__str__" in vars(kind) or issubclass(kind, errors._Outcome)
+        assert "__str__" in vars(kind) or issubclass(kind, (errors._Outcome, errors.NewerRelease))
     assert str(WfesError()) == "wfes cannot do this."
     assert str(WfesError("text")) == "text"
 
