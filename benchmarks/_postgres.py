@@ -37,8 +37,11 @@ def fresh(url: str) -> Generator[str]:
 
 
 def server_cpu_seconds(url: str) -> float | None:
-    """The CPU time of all processes of a server on this machine so far; None where it is elsewhere."""
+    """The CPU time of all processes of a server on this machine so far; None where there is none here."""
     import psycopg
+
+    if not url.startswith("postgresql"):
+        return None
 
     with psycopg.connect(url) as connection:
         row = connection.execute(

@@ -79,16 +79,15 @@ def told(process: subprocess.Popen[str]) -> Found:
 async def measure(url: str, processes: int, arguments: argparse.Namespace) -> Found:
     """One run; the starter is this process. No processes: the worker is in it, too."""
     instances, steps, at_once = arguments.instances, arguments.steps, arguments.at_once
-    server = server_cpu_seconds if url.startswith("postgresql") else lambda _: None
     with ExitStack() as stack:
         workers = [stack.enter_context(worker(url)) for _ in range(processes)]
         async with Engine(url, workflows=[several], worker=not workers) as engine:
             await run(20, steps, 20)
-            before, served = [counters(engine), *map(told, workers)], server(url)
+            before, served = [counters(engine), *map(told, workers)], server_cpu_seconds(url)
             begun = time.perf_counter()
             await run(instances, steps, at_once)
             wall = time.perf_counter() - begun
-            after, serves = [counters(engine), *map(told, workers)], server(url)
+            after, serves = [counters(engine), *map(told, workers)], server_cpu_seconds(url)
             settings = durability(engine)
     used = [{name: b[name] - a[name] for name in COUNTERS} for a, b in zip(before, after, strict=True)]
     total = instances * steps

@@ -186,7 +186,7 @@ class Projection:
 
         Args:
             inline: Overrides the class's `inline`.
-            url: Keeps its rows in another database: `sqlite:///reports.db`.
+            url: Keeps its rows in another database: `sqlite:///reports.db` or `postgresql://host/reports`.
 
         Raises:
             ValueError: Inline and in another database, which cannot be one transaction.
