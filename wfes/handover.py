@@ -189,7 +189,7 @@ class Handover:
         found: list[HandedOver] = []
         for number, kind, id, at, reason in self._log.read(_REFUSED if refused else _ALL, (LIST_MAX,)):
             error = None if reason is None else ErrorInfo.of(from_json(reason))
-            found.append(HandedOver(number, kind, id, moment(at), error))
+            found.append(HandedOver(number, kind, id, moment(int(at)), error))
         return found
 
 

@@ -169,6 +169,23 @@ def test_a_start_vanishes_with_the_callers_rows(kind: str, url: str) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("kind", ["psycopg", "psycopg-async"], indirect=True)
+def test_a_caller_in_pipeline_mode(kind: str, url: str) -> None:
+    async def main() -> None:
+        async with opened(kind, url) as (_, customer), contextlib.AsyncExitStack() as stack:
+            pipeline = customer.connection.pipeline()
+            if kind == "psycopg":
+                stack.enter_context(pipeline)
+            else:
+                await stack.enter_async_context(pipeline)
+            await customer.write()
+            run = await plain.start(7, id="seven", connection=customer.connection)
+            await customer.commit()
+            assert await run.result(timeout=20) == 7
+
+    asyncio.run(main())
+
+
 def test_everything_in_one_transaction_happens_in_its_order(kind: str, url: str) -> None:
     large = "x" * 2_000_000
 

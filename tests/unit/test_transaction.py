@@ -49,6 +49,14 @@ async def put_async(connection: Any, what: str) -> str:
     return what
 
 
+def run(connection: Any, sql: str) -> None:
+    connection.execute(sql)
+
+
+def large(connection: Any) -> str:
+    return "x" * 3_000_000
+
+
 def rows(connection: Any) -> list[str]:
     connection.execute(TABLE)
     return sorted(row[0] for row in connection.execute("SELECT what FROM made").fetchall())
@@ -102,20 +110,20 @@ def test_a_failed_attempt_leaves_nothing_and_is_made_again(url: str) -> None:
     assert outcome(url, handler) == [3, ["attempt 3"]]
 
 
-@pytest.mark.parametrize(
-    ("what", "words"),
-    [
-        (lambda c: c.execute("COMMIT"), "COMMIT"),
-        (lambda c: c.execute("  /* so */ rollback"), "ROLLBACK"),
-        (lambda c: c.commit(), r"commit\(\)"),
-        (lambda c: c.rollback(), r"rollback\(\)"),
-        (lambda c: c.close(), r"close\(\)"),
-        (lambda c: c.__enter__(), "with connection"),
-        (lambda c: c.execute("DELETE FROM wfes_instances"), "DELETE.*wfes_instances"),
-        (lambda c: c.execute("UPDATE wfes_instances SET status = 'completed'"), "UPDATE.*wfes_instances"),
-        (lambda c: c.execute("DROP TABLE wfes_instances"), r"wfes_instances"),
-    ],
-)
+FORBIDDEN: list[tuple[Callable[[Any], Any], str]] = [
+    (lambda c: c.execute("COMMIT"), "COMMIT"),
+    (lambda c: c.execute("  /* so */ rollback"), "ROLLBACK"),
+    (lambda c: c.commit(), r"commit\(\)"),
+    (lambda c: c.rollback(), r"rollback\(\)"),
+    (lambda c: c.close(), r"close\(\)"),
+    (lambda c: c.__enter__(), "with connection"),
+    (lambda c: c.execute("DELETE FROM wfes_instances"), "DELETE.*wfes_instances"),
+    (lambda c: c.execute("UPDATE wfes_instances SET status = 'completed'"), "UPDATE.*wfes_instances"),
+    (lambda c: c.execute("DROP TABLE wfes_instances"), r"wfes_instances"),
+]
+
+
+@pytest.mark.parametrize(("what", "words"), FORBIDDEN)
 def test_what_is_not_the_functions_is_refused_at_once(
     url: str, what: Callable[[Any], Any], words: str
 ) -> None:
@@ -143,7 +151,7 @@ def test_what_is_not_the_functions_is_refused_at_once(
 def test_what_leads_out_of_the_file_is_refused(file: str, sql: str, words: str) -> None:
     async def handler(step: Step) -> None:
         with pytest.raises(StepError, match=words):
-            await step.transaction("forbidden", lambda c: c.execute(sql) and None)
+            await step.transaction("forbidden", run, sql)
 
     outcome(file, handler)
 
@@ -257,7 +265,7 @@ def test_a_result_that_cannot_be_stored_undoes_the_rows(url: str) -> None:
 
 def test_a_large_result_comes_back(url: str) -> None:
     async def handler(step: Step) -> int:
-        return len(await step.transaction("large", lambda c: "x" * 3_000_000))
+        return len(await step.transaction("large", large))
 
     assert outcome(url, handler) == 3_000_000
 
@@ -336,6 +344,23 @@ def test_what_is_no_function_is_refused(file: str) -> None:
             await step.transaction("y", put)
 
     outcome(file, handler)
+
+
+def test_on_postgresql_words_in_texts_and_functions_are_no_statements(postgres_url: str) -> None:
+    def words(connection: Any) -> list[str]:
+        put(connection, "a; COMMIT")
+        connection.execute("INSERT INTO made SELECT CASE WHEN true THEN 'b' END -- ; COMMIT")
+        connection.execute("DO $$ BEGIN INSERT INTO made VALUES ('c'); END $$")
+        with connection.transaction(), connection.cursor() as cursor:
+            cursor.executemany("INSERT INTO made VALUES (%s)", [("d",), ("e",)])
+        with connection.cursor().copy("COPY made FROM STDIN") as copy:
+            copy.write_row(("f",))
+        return rows(connection)
+
+    async def handler(step: Step) -> Any:
+        return await step.transaction("words", words)
+
+    assert outcome(postgres_url, handler) == ["a; COMMIT", "b", "c", "d", "e", "f"]
 
 
 def test_on_postgresql_whoever_is_slow_stops_nobody(postgres_url: str) -> None:

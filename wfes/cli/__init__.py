@@ -10,6 +10,7 @@ from wfes.cli.changing import cancel, pause, provide, publish, resume, retry, se
 from wfes.cli.demo import demo
 from wfes.cli.following import history, tail
 from wfes.cli.insights import activity, inbox, stats, timers
+from wfes.cli.outbox import outbox
 from wfes.cli.projections import projections
 from wfes.cli.prune import prune
 from wfes.cli.reading import ls, requests, show
@@ -41,6 +42,7 @@ for _command in (
     activity,
     timers,
     inbox,
+    outbox,
     prune,
     projections,
     workers,

@@ -41,7 +41,8 @@ _CHANGES = re.compile(
     r'(?:"?\w+"?\s*\.\s*)?"?(?P<table>wfes_\w+)',
     re.IGNORECASE | re.DOTALL,
 )
-_COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
+_BESIDE = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|(\$\w*\$).*?\1", re.DOTALL)
+"""Comments and quoted text."""
 
 
 class ForbiddenStatement(Forbidden, psycopg.ProgrammingError):
@@ -68,7 +69,7 @@ class Guard:
         else:
             make = getattr(query, "as_string", None)
             text = make(connection) if make is not None else str(query)
-        text = _COMMENTS.sub(" ", text)
+        text = _BESIDE.sub(" ", text)
         if found := _ENDS.search(text):
             self.refuse(lent.ending(found[1].upper()))
         for found in _CHANGES.finditer(text):

@@ -46,6 +46,11 @@ def make(connection: Any, instance: str, what: str, attempt: int) -> str:
     return what
 
 
+def make_at(connection: Any, instance: str, attempt: int) -> str:
+    """Writes the row of a step that fails at its first attempt."""
+    return make(connection, instance, "flaky", attempt)
+
+
 async def make_and_start(connection: Any, instance: str, what: str) -> str:
     """Writes a row and starts an instance in the same transaction."""
     written = connection.execute(sql(connection, INSERT_MADE), (instance, what, 1))
@@ -59,7 +64,7 @@ async def make_and_start(connection: Any, instance: str, what: str) -> str:
 async def order(id: str, step: Step) -> list[Any]:
     first = await step.transaction("first", make, id, "first", 1)
     both = await asyncio.gather(
-        step.transaction("flaky", lambda c, attempt: make(c, id, "flaky", attempt)),
+        step.transaction("flaky", make_at, id),
         step("plain", lambda: "plain"),
         step.transaction("beside", make, id, "beside", 1),
     )
