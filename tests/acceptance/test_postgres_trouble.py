@@ -8,10 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import corpus
@@ -108,6 +111,34 @@ def test_a_server_that_is_away_at_the_start(server: Server, there: Path) -> None
             assert await (await steady.start(3)).result(timeout=SECONDS_MAX) == 3
 
     asyncio.run(again())
+
+
+def test_a_worker_that_is_started_before_its_server(server: Server, there: Path) -> None:
+    """`wfes worker` says what is wrong, tries again, and works once the server is there; else it ends."""
+    (there / "early.py").write_text(
+        "from wfes import workflow\n\n\n@workflow\nasync def early() -> None: ...\n"
+    )
+    command = [sys.executable, "-m", "wfes", "--url", url_of(there), "worker", "early"]
+    server.stop(immediate=True)
+    with subprocess.Popen(command, cwd=there, stdout=PIPE, stderr=PIPE, text=True) as worker:
+        try:
+            assert worker.stdout is not None
+            assert worker.stderr is not None
+            said = worker.stderr.readline()
+            assert "the server cannot be reached (Connection refused" in said
+            assert said.endswith("; it is tried again in 0.5 s\n")
+            server.start()
+            assert worker.stdout.readline().startswith("runs early on ")
+            worker.terminate()
+            assert (worker.wait(SECONDS_MAX), worker.stdout.read()) == (0, "stopped\n")
+        finally:
+            worker.kill()
+
+    command[4] = server.url.replace("/postgres", "/nowhere")
+    found = subprocess.run(
+        command, cwd=there, capture_output=True, text=True, timeout=SECONDS_MAX, check=False
+    )
+    assert (found.returncode, found.stderr.count("there is no such database")) == (1, 1)
 
 
 # ------------------------------------------------------------------------------------- in the middle

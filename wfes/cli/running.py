@@ -6,8 +6,8 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 import click
@@ -16,18 +16,21 @@ from wfes.cli.app import Failure, Place, actor, joined, json_option, opened, per
 from wfes.cli.following import printer
 from wfes.cli.live import LiveView, Sizes, Watch
 from wfes.cli.loading import AnyWorkflow, load_workflow, load_workflows
-from wfes.cli.processes import Processes, stop_with_parent
+from wfes.cli.processes import PAUSE_MIN_SECONDS, Processes, stop_with_parent
 from wfes.cli.screen import Screen, screen, status_part
 from wfes.cli.timeline import ENDS
 from wfes.cli.values import DURATION, JSON, error_text, json_text, span
 from wfes.core.state import TERMINAL, Status
 from wfes.engine import Engine
-from wfes.errors import InstanceNotFound, UnknownWorkflow, WrongWorkflow
+from wfes.errors import InstanceNotFound, LogUnavailable, UnknownWorkflow, WrongWorkflow
 from wfes.handler.fanout import watchers
 from wfes.instance import Instance
 from wfes.runtime import collector
 from wfes.views import RecordedEvent
 from wfes.workflow import Workflow
+
+OPENING_PAUSE_MAX_SECONDS = 5.0
+"""How long a worker waits at most before it tries again to open its log."""
 
 
 @click.command()
@@ -312,9 +315,14 @@ async def _worker(
     grace: int,
 ) -> None:
     names = sorted(workflow.name for workflow in workflows)
-    async with opened(
-        place, workflows=workflows, worker=True, creates=True, max_running=max_running, name=name
-    ) as engine:
+    async with AsyncExitStack() as stack:
+        engine = await _patiently(
+            lambda: stack.enter_async_context(
+                opened(
+                    place, workflows=workflows, worker=True, creates=True, max_running=max_running, name=name
+                )
+            )
+        )
         collector.relax()
         if as_json:
             out.json({"type": "running", "url": place.url, "workflows": names}, lines=True)
@@ -322,6 +330,24 @@ async def _worker(
             out.line("runs ", (joined(names), "strong"), f" on {place.url}; Ctrl-C stops it")
             out.stream.flush()
         await engine.run_forever(grace=grace / 1_000_000)
+
+
+async def _patiently(enter: Callable[[], Awaitable[Engine]]) -> Engine:
+    """An engine, as soon as its log can be opened: a worker may be started before the server of its log is.
+
+    Raises:
+        LogUnavailable: The log cannot be opened, and waiting does not help.
+    """
+    pause = PAUSE_MIN_SECONDS
+    while True:
+        try:
+            return await enter()
+        except LogUnavailable as error:
+            if not error.retryable:
+                raise
+            click.echo(f"wfes: {error}; it is tried again in {pause:g} s", err=True)
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, OPENING_PAUSE_MAX_SECONDS)
 
 
 @click.command()
