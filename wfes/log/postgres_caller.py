@@ -47,15 +47,16 @@ class PostgresCaller:
         self._connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any] = connection
         self._schema = ""
 
-    async def _run(self, sql: bytes, params: Sequence[object]) -> list[Any]:
+    async def _run(self, sql: bytes, params: Sequence[object], *, asks: bool = True) -> list[Any]:
+        """Its rows, where it asks for any. (In a pipeline of the caller's nothing else tells whether it has any.)"""
         connection = self._connection
         try:
             if isinstance(connection, psycopg.AsyncConnection):
                 async with connection.cursor(row_factory=tuple_row) as cursor:
                     await cursor.execute(sql, params)
-                    return await cursor.fetchall() if cursor.description is not None else []
+                    return await cursor.fetchall() if asks else []
             # A round trip to the server is none of the event loop's business.
-            return await asyncio.to_thread(_run, connection, sql, params)
+            return await asyncio.to_thread(_run, connection, sql, params, asks)
         except psycopg.OperationalError as error:
             raise unavailable(self._url, error) or error from error
 
@@ -84,13 +85,13 @@ class PostgresCaller:
 
     async def insert(self, handed: Handed) -> None:
         row = (handed.kind, handed.id, handed.at, handed.command, handed.content)
-        await self._run(self._statement("hand_over"), (*row, self._channel))
+        await self._run(self._statement("hand_over"), (*row, self._channel), asks=False)
 
 
-def _run(connection: psycopg.Connection[Any], sql: bytes, params: Sequence[object]) -> list[Any]:
+def _run(connection: psycopg.Connection[Any], sql: bytes, params: Sequence[object], asks: bool) -> list[Any]:
     with connection.cursor(row_factory=tuple_row) as cursor:
         cursor.execute(sql, params)
-        return cursor.fetchall() if cursor.description is not None else []
+        return cursor.fetchall() if asks else []
 
 
 def _quoted(schema: str, table: str) -> str:
