@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -12,7 +13,10 @@ from typing import Any
 import pytest
 
 from wfes import Engine, Retry, Step, StepError, UnstorableValue, workflow
+from wfes.core.events import RunClaimed
 from wfes.log import sqlite_lent
+from wfes.log.port import Tx
+from wfes.log.sqlite import SQLiteLog
 
 TABLE = "CREATE TABLE IF NOT EXISTS made (what VARCHAR(100))"
 QUICK = Retry(initial=0.001, max="1ms")
@@ -412,3 +416,53 @@ def test_on_postgresql_a_lost_connection_costs_no_attempt(postgres_url: str) -> 
 
     assert outcome(postgres_url, handler) == [1, ["once"]]
     assert cuts == [1]
+
+
+def test_whoever_was_taken_over_in_the_meantime_commits_nothing(
+    file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G5: the rows of a worker that another has taken the instance from go with the completion that is refused."""
+    ids: list[str] = []
+    taken = threading.Event()
+
+    class TakeOver:
+        def run(self, tx: Tx) -> None:
+            state = tx.state(ids[0])
+            assert state is not None
+            tx.append(ids[0], [RunClaimed(at=tx.now, worker="another", epoch=state.epoch + 1, code={})])
+
+        def done(self, result: object) -> None:
+            taken.set()
+
+        def failed(self, error: Exception) -> None:
+            raise error
+
+    @workflow
+    async def one(step: Step) -> str:
+        return await step.transaction("put", put, "stale")
+
+    async def main() -> None:
+        async with Engine(file, workflows=[one]) as engine, Engine(file, worker=False) as other:
+            writer = other._parts._writer
+            assert writer is not None
+            lend = SQLiteLog.lend
+
+            def lend_late(log: SQLiteLog) -> Any:
+                if not taken.is_set():
+                    writer.submit(TakeOver())
+                    assert taken.wait(10)
+                return lend(log)
+
+            monkeypatch.setattr(SQLiteLog, "lend", lend_late)
+            ids.append("one")
+            run = await one.start(id="one")
+            worker = engine._parts._worker
+            assert worker is not None
+            while worker.running or not taken.is_set():
+                await asyncio.sleep(0.005)
+            assert "StepCompleted" not in [event.type for event in await run.history()]
+            with sqlite3.connect(file.removeprefix("sqlite:///")) as connection:
+                assert rows(connection) == []
+            connection.close()
+
+    asyncio.run(main())

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import Context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from wfes.core import durations
 from wfes.core import events as e
 from wfes.core.types import ABSENT
 from wfes.handler import functions
-from wfes.handler.attempts import CUT_OFFS_MAX, StepAsk, _contained
+from wfes.handler.attempts import CUT_OFFS_MAX, StepAsk, _close_unbegun, _contained
 from wfes.handler.outbox import Entry
 from wfes.handler.scope import Scope, enter
 from wfes.handler.state import plain
@@ -63,11 +64,11 @@ class TransactionAsk(StepAsk):
         if seconds is not None:
             self._commit(InTurn(self, self._entered(), seconds))
             return
-        task: asyncio.Future[Any] = execution.host.loop.create_task(
-            _contained(run_ahead(self)), context=self._entered()
-        )
+        work = run_ahead(self)
+        task: asyncio.Future[Any] = execution.host.loop.create_task(_contained(work), context=self._entered())
         self.task = task
         task.add_done_callback(self._finished)
+        task.add_done_callback(partial(_close_unbegun, work))
         self._left = self.timeout
         self.run_clock()
 

@@ -138,3 +138,38 @@ def test_what_comes_from_outside_meanwhile_tears_nothing(
             assert set(sim.log.rows) == expected
 
     asyncio.run(main())
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=FIXTURE)
+@given(st.integers(1, 12), st.integers(0, 1_000))
+def test_whoever_was_taken_over_commits_no_row(make_sim: Any, commit: int, seed: int) -> None:
+    """G5: its rows go with its completions, which are refused."""
+    program_ = [[("plain", 1), ("async", 0)], [("inside", 0), ("step", 0)], [("plain", 0)]]
+
+    async def main() -> None:
+        sim = make_sim(made(program_), seed=seed)  # type: ignore[arg-type]
+        id = sim.start(sim.workflows[0])
+        taken: list[int] = []
+
+        def interfere(number: int) -> None:
+            state = sim.state(id)
+            if number >= commit and state.ended is None and state.worker is not None and not taken:
+                claim = e.RunClaimed(at=sim.now, worker="another", epoch=state.epoch + 1, code={})
+                sim.log.append(id, [claim])
+                taken.append(len(sim.log.rows))
+
+        sim.host.interfere = interfere
+        for _ in range(2_000):
+            await asyncio.sleep(0)
+            if taken and not sim.host.executions:
+                break
+            if not sim.host._pumping:
+                sim.host.clock.jump()
+                if not sim.host.executions:
+                    sim.host._claim_runnable()
+        expected = {"0-0", "0-1", "1-0/inner", "2-0"}
+        assert sorted(sim.log.rows) == sorted(_rows_of(sim, id, expected))
+        if taken:
+            assert len(sim.log.rows) == taken[0]
+
+    asyncio.run(main())
