@@ -42,14 +42,13 @@ def server_cpu_seconds(url: str) -> float | None:
 
     if not url.startswith("postgresql"):
         return None
-
     with psycopg.connect(url) as connection:
         row = connection.execute(
             "SELECT pg_backend_pid(), inet_server_addr() = inet_client_addr()"
         ).fetchone()
-    if row is None or not row[1] or not Path(f"/proc/{row[0]}").exists():
-        return None
-    first = _stat(row[0])[1]
+        if row is None or not row[1] or not Path(f"/proc/{row[0]}").exists():
+            return None
+        first = _stat(row[0])[1]  # while that process is there
     while True:
         ended = _stat(first)[4:]
         ticks = sum(_stat(first)[2:4]) + sum(ended) + _running(first)
