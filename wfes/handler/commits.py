@@ -7,6 +7,7 @@ as it is, or goes another way, and what it blocked goes on.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from wfes.core import events as e
@@ -110,6 +111,9 @@ def _is_dropped(execution: Execution, entry: Entry) -> bool:
             return True
         case e.RunReleased() | e.TimerScheduled():
             if execution.rest.must_leave:
+                if isinstance(entry.event, e.RunReleased):
+                    # What it was to wait for may be there by now, or what was held back may go on: the next one looks.
+                    entry.event = replace(entry.event, waiting=False)
                 return False
             if entry.blocks:
                 execution.rest.stay()
