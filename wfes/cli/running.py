@@ -324,12 +324,14 @@ async def _worker(
             )
         )
         collector.relax()
+        working = asyncio.ensure_future(engine.run_forever(grace=grace / 1_000_000))
+        await asyncio.sleep(0)  # Who reads that it runs may stop it at once, and then cleanly.
         if as_json:
             out.json({"type": "running", "url": place.url, "workflows": names}, lines=True)
         else:
             out.line("runs ", (joined(names), "strong"), f" on {place.url}; Ctrl-C stops it")
             out.stream.flush()
-        await engine.run_forever(grace=grace / 1_000_000)
+        await working
 
 
 async def _patiently(enter: Callable[[], Awaitable[Engine]]) -> Engine:
