@@ -5,7 +5,7 @@ makes a short one. Four workers and a driver are on one PostgreSQL by way of a p
 server's, one's is behind; two say that they run on machines of their own, so that they are judged by heartbeats alone.
 
 While they run the log is read again and again: what stands there as completed must not be called from then on, except
-by a process that is stopped at that moment, with its call already announced.
+by a process that is stopped at that moment, or just was, with its call already announced.
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ STOPPED_SECONDS_MAX = 6.0
 AWAY_SECONDS_MAX = 2.0
 CALM_SECONDS_MAX = 120.0
 MARK_SECONDS = 2.0
+AWAKE_SECONDS = 5.0
+"""After so long a process that went on has made the call that it had announced before it was stopped, or has heard that
+it was taken for dead."""
 PAUSE_SECONDS = (0.1, 1.2)
 """Between two disturbances."""
 CUT_CHANCE = 0.02
@@ -103,7 +106,8 @@ class Family:
 
 @dataclass(frozen=True)
 class _Mark:
-    """What was known at a moment: everything up to a position, with so many bytes of calls, and who was stopped."""
+    """What was known at a moment: everything up to a position, with so many bytes of calls, and who was stopped or had
+    just been."""
 
     position: int
     calls: int
@@ -140,6 +144,8 @@ class Chaos:
         """By role, the process."""
         self._stopped: dict[int, float] = {}
         """By process, when it goes on."""
+        self._woken: dict[int, float] = {}
+        """By process, when it went on."""
         self._known = 0
         self._completed: dict[tuple[str, str], int] = {}
         self._marks: list[_Mark] = []
@@ -248,6 +254,7 @@ class Chaos:
 
     def _wake(self, now: float) -> None:
         for pid in [pid for pid, until in self._stopped.items() if until <= now]:
+            self._woken[pid] = time.monotonic()
             os.kill(pid, signal.SIGCONT)
             del self._stopped[pid]
 
@@ -281,7 +288,8 @@ class Chaos:
             self._known = notification.id
         calls = self._folder / "calls"
         size = calls.stat().st_size if calls.exists() else 0
-        self._marks.append(_Mark(self._known, size, frozenset(self._stopped)))
+        late = {pid for pid, at in self._woken.items() if time.monotonic() - at < AWAKE_SECONDS}
+        self._marks.append(_Mark(self._known, size, frozenset(late | {*self._stopped})))
 
     def _called_again(self) -> list[str]:
         """Calls of steps whose results had been seen in the log before (G1)."""
@@ -298,7 +306,9 @@ class Chaos:
             id, step, attempt, pid = line.decode().split(" ")
             position = self._completed.get((id, step))
             if mark and position and position <= mark.position and int(pid) not in mark.stopped:
-                problems.append(f"{id} {step} attempt {attempt}: called although its result was recorded")
+                problems.append(
+                    f"{id} {step} attempt {attempt}: called by {pid} although its result was recorded"
+                )
         return problems
 
     def _judge(self) -> None:
