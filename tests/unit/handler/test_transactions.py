@@ -47,18 +47,18 @@ def made(program_: list[list[tuple[str, int]]]) -> Any:
     @workflow(name="made", retry=QUICK)
     async def made(step: Step) -> list[Any]:
         async def one(name: str, kind: str, fails: int) -> Any:
+            async def outer() -> str:
+                return str(await step.transaction("inner", put, f"{name}/inner", fails))
+
             match kind:
                 case "plain":
                     return await step.transaction(name, put, name, fails)
                 case "async":
                     return await step.transaction(name, put_async, name, fails)
-                case "step":
+                case "inside":
+                    return await step(name, outer)
+                case _:
                     return await step(name, lambda: name)
-
-            async def outer() -> str:
-                return str(await step.transaction("inner", put, f"{name}/inner", fails))
-
-            return await step(name, outer)
 
         given: list[Any] = []
         for place, group in enumerate(program_):
@@ -85,7 +85,11 @@ def test_one_row_for_each_completion_whatever_is_cut_off(
         sim = make_sim(made(program_), seed=seed)
         id = sim.start(sim.workflows[0])
         counted: dict[int, int] = {}
-        sim.host.interfere = lambda _: counted.update({len(sim.log.committed): len(sim.log.rows)})
+
+        def count(number: int) -> None:
+            counted[len(sim.log.committed)] = len(sim.log.rows)
+
+        sim.host.interfere = count
         await sim.run()
         output = sim.output(id)
         assert sorted(sim.log.rows) == sorted(transactions)
@@ -95,8 +99,8 @@ def test_one_row_for_each_completion_whatever_is_cut_off(
             assert world.output(id) == output
             # What is in the log already is not written again.
             assert sorted(before + world.log.rows) == sorted(transactions)
-        for length, count in counted.items():
-            assert len(_rows_of(sim.cut(length), id, transactions)) == count
+        for length, rows in counted.items():
+            assert len(_rows_of(sim.cut(length), id, transactions)) == rows
 
     asyncio.run(main())
 
@@ -159,14 +163,7 @@ def test_whoever_was_taken_over_commits_no_row(make_sim: Any, commit: int, seed:
                 taken.append(len(sim.log.rows))
 
         sim.host.interfere = interfere
-        for _ in range(2_000):
-            await asyncio.sleep(0)
-            if taken and not sim.host.executions:
-                break
-            if not sim.host._pumping:
-                sim.host.clock.jump()
-                if not sim.host.executions:
-                    sim.host._claim_runnable()
+        await sim.host.run()
         expected = {"0-0", "0-1", "1-0/inner", "2-0"}
         assert sorted(sim.log.rows) == sorted(_rows_of(sim, id, expected))
         if taken:
