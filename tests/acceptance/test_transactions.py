@@ -77,3 +77,15 @@ def test_faults_at_every_commit(trials: Trials, tmp_path: Path, database: str, k
         folder = tmp_path / str(number)
         found = run(trials, folder, database, f"{kind}:{number}")
         assert found["problems"] == [], f"{kind} at commit {number}; see {folder}"
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("database", DATABASES)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_the_caller_is_killed_at_his_own_commit(
+    trials: Trials, tmp_path: Path, database: str, when: str
+) -> None:
+    """What he committed happens though nobody lives who knows of it; what he did not commit never happened."""
+    for number in range(transacting.ORDERS):
+        found = run(trials, tmp_path / str(number), database, f"order:{when}:{number}")
+        assert found == {"killed": True, "problems": []}

@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sqlite3
 import sys
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,15 @@ def connected(url: str) -> Any:
     return psycopg.connect(url.partition("?")[0])
 
 
+KILL: dict[str, Any] = {"when": "", "order": -1}
+"""Where the customer himself is killed: before or after his commit of this order."""
+
+
+def _kill(when: str, number: int) -> None:
+    if {"when": when, "order": number} == KILL:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 async def trade(url: str) -> list[str]:
     """Makes the orders that are missing, runs everything to its end, and says what is wrong with the outcomes."""
     async with Engine(url, workflows=[order, follow_up]) as engine:
@@ -116,7 +125,9 @@ async def _order(connection: Any, id: str, number: int) -> None:
         connection.execute(sql(connection, INSERT_ORDER), (id, number))
         run = await order.start(id, id=id, connection=connection)
         await run.send("news", number, id=f"news-{number}", connection=connection)
+    _kill("before", number)
     connection.commit()
+    _kill("after", number)
 
 
 def problems(folder: Path) -> list[str]:
@@ -158,6 +169,10 @@ def between(folder: Path) -> list[str]:
 
 
 def _run(folder: Path, fault: str, name: str) -> None:
+    if fault.startswith("order:"):
+        _, when, number = fault.split(":")
+        KILL.update({"when": when, "order": int(number)})
+        fault = "slow:999999:0"
     with faults.installed(fault):
         wrong = asyncio.run(trade(url_of(folder)))
     (folder / name).write_text(json.dumps(wrong))
@@ -175,11 +190,6 @@ def trial(folder: Path, fault: str) -> dict[str, Any]:
     else:
         wrong += json.loads((folder / "last").read_text())
     return {"killed": killed, "problems": wrong + problems(folder)}
-
-
-def main(arguments: Sequence[str]) -> None:
-    folder, *given = arguments
-    print(json.dumps(trial(Path(folder), given[0])))
 
 
 if __name__ == "__main__":
