@@ -95,6 +95,8 @@ class Nowhere:
         self.clock = SystemClock(self.loop)
         self.values = engine.values
         self.engine: Any = engine
+        self.log = engine._log
+        self.lending = asyncio.Semaphore(1)
 
     def submit(self, member: Member) -> None:
         """Takes it, and never answers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from wfes.core.state import InstanceState
 from wfes_projections.query import Read, Row
@@ -34,8 +35,8 @@ class Work:
     def rows(self, state: InstanceState) -> Mapping[Row, Row]:
         if state.ended is not None:
             return {}
-        code = state.code
-        version = code.get("version") if isinstance(code, dict) else None
+        code = cast("dict[str, Any]", state.code or {})
+        version: str | None = code.get("version")
         return {(state.id,): (state.id, state.workflow, state.worker, state.runnable_at(), version)}
 
 

@@ -11,7 +11,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from subprocess import PIPE
@@ -248,7 +248,7 @@ async def _said(caplog: pytest.LogCaptureFixture, words: str) -> bool:
 
 
 @contextmanager
-def all_connections(server: Server) -> Iterator[ExitStack]:
+def all_connections(server: Server) -> Generator[ExitStack]:
     """Takes every connection that the server has."""
     with ExitStack() as stack:
         try:

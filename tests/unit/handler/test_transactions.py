@@ -118,7 +118,7 @@ def test_what_comes_from_outside_meanwhile_tears_nothing(
     program_ = [[("plain", 1), ("async", 0)], [("inside", 0), ("step", 0)], [("plain", 0)]]
 
     async def main() -> None:
-        sim = make_sim(made(program_), seed=seed)  # type: ignore[arg-type]
+        sim = make_sim(made(program_), seed=seed)
         id = sim.start(sim.workflows[0])
         command: Any = {
             "pause": decide.Pause(),
@@ -151,7 +151,7 @@ def test_whoever_was_taken_over_commits_no_row(make_sim: Any, commit: int, seed:
     program_ = [[("plain", 1), ("async", 0)], [("inside", 0), ("step", 0)], [("plain", 0)]]
 
     async def main() -> None:
-        sim = make_sim(made(program_), seed=seed)  # type: ignore[arg-type]
+        sim = make_sim(made(program_), seed=seed)
         id = sim.start(sim.workflows[0])
         taken: list[int] = []
 
