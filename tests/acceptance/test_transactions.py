@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import scenarios
 import transacting
 from places import DATABASES, placed
 
@@ -25,7 +26,11 @@ class Trials:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, transacting.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, transacting.__file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=scenarios.environment(),
         )
 
     def run(self, folder: Path, fault: str) -> dict[str, Any]:

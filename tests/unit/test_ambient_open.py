@@ -59,10 +59,11 @@ async def other(input: None, step: Step) -> str:
 def test_a_handler_finds_its_engine_while_that_closes(tmp_path: Path) -> None:
     """A handler let run on while its engine closes is not failed for that."""
     going = asyncio.Event()
+    first: list[Engine] = []
 
     async def wait() -> None:
         going.set()
-        while ambient._open:
+        while any(one is first[0] for one in ambient._open):
             await asyncio.sleep(0.001)
 
     @workflow
@@ -71,8 +72,9 @@ def test_a_handler_finds_its_engine_while_that_closes(tmp_path: Path) -> None:
         return (await other.start(id="other")).id
 
     async def main() -> None:
-        async with Engine(f"sqlite:///{tmp_path}/log.db", workflows=[starting, other]):
-            await starting.start(id="run")
+        async with Engine(f"sqlite:///{tmp_path}/log.db", workflows=[starting, other]) as engine:
+            first.append(engine)
+            await engine.start(starting, id="run")
             await going.wait()
         async with Engine(f"sqlite:///{tmp_path}/log.db", workflows=[starting, other]) as engine:
             assert await (await engine.get("run")).result(timeout=20) == "other"

@@ -708,10 +708,14 @@ def test_a_workflows_calls_go_to_the_engine() -> None:
     finally:
         ambient.left(cast("Engine", engine), token)
     options = {"id": "i", "delay": 1, "tags": ["t"], "conversation": "c", "actor": "a", "connection": None}
-    none = dict.fromkeys(options)
+    created = dict.fromkeys(name for name in options if name != "connection")
     assert engine.calls == [
         ("start", checkout, order, {**options, "key": "k"}),
-        ("get_or_create", checkout, {**none, "tags": ["t"], "key": "k", "input": order, "statuses": ACTIVE}),
+        (
+            "get_or_create",
+            checkout,
+            {**created, "tags": ["t"], "key": "k", "input": order, "statuses": ACTIVE},
+        ),
         ("get", checkout, "i"),
         ("get", None, "i"),
         ("provide", checkout, request, True, {"actor": "a", "connection": None}),
