@@ -18,8 +18,6 @@ from wfes.core.error_info import ErrorInfo as ErrorInfo
 from wfes.core.error_info import RecordedError as RecordedError
 from wfes.core.error_info import qualified_name as qualified_name
 
-# -- The base --------------------------------------------------------------------------------------
-
 
 class WfesError(Exception):
     """wfes cannot do this."""
@@ -117,13 +115,17 @@ class WrongWorkflow(WfesError, LookupError):
         )
 
 
-class UnknownWorkflow(WfesError, LookupError):
-    """This engine does not know the workflow."""
+class _Unknown(WfesError, LookupError):
+    """Nothing of this name is known."""
 
     def __init__(self, name: str, known: Iterable[str] = ()) -> None:
         super().__init__()
         self.name = name
         self.known = tuple(sorted(known))
+
+
+class UnknownWorkflow(_Unknown):
+    """This engine does not know the workflow."""
 
     def __str__(self) -> str:
         return (
@@ -146,13 +148,8 @@ class DuplicateWorkflow(WfesError, ValueError):
         return f"two workflows are named {self.name!r}{places}; give one another with @workflow(name=...)"
 
 
-class UnknownSchedule(WfesError, LookupError):
+class UnknownSchedule(_Unknown):
     """There is no schedule of this name."""
-
-    def __init__(self, name: str, known: Iterable[str] = ()) -> None:
-        super().__init__()
-        self.name = name
-        self.known = tuple(sorted(known))
 
     def __str__(self) -> str:
         return (
@@ -177,13 +174,8 @@ class DuplicateSchedule(WfesError, ValueError):
         )
 
 
-class UnknownProjection(WfesError, LookupError):
+class UnknownProjection(_Unknown):
     """There is no projection of this name."""
-
-    def __init__(self, name: str, known: Iterable[str] = ()) -> None:
-        super().__init__()
-        self.name = name
-        self.known = tuple(sorted(known))
 
     def __str__(self) -> str:
         return (

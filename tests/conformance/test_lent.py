@@ -121,9 +121,8 @@ def test_what_is_forbidden_is_refused_and_told(log: Log, sql: str) -> None:
     assert numbers(log) == []
 
 
+@pytest.mark.parametrize("log", ["postgresql"], indirect=True)
 def test_a_transaction_that_was_ended_behind_our_back_is_noticed(log: Log) -> None:
-    if log.dialect != "postgresql":
-        pytest.skip("SQLite prepares no such statement")
     lent = log.lend()
     use(lent, "DO $$ BEGIN PERFORM set_config('wfes.lent', '', true); END $$")
     with pytest.raises(Forbidden):
@@ -132,9 +131,8 @@ def test_a_transaction_that_was_ended_behind_our_back_is_noticed(log: Log) -> No
     lent.close()
 
 
+@pytest.mark.parametrize("log", ["postgresql"], indirect=True)
 def test_what_a_commit_would_refuse_is_the_functions_failure(log: Log) -> None:
-    if log.dialect != "postgresql":
-        pytest.skip("SQLite has no such constraints unless asked")
     log.close()
     log = open_log(log.url)
     log.open(["CREATE TABLE IF NOT EXISTS once (n BIGINT UNIQUE DEFERRABLE INITIALLY DEFERRED)"])
@@ -147,9 +145,8 @@ def test_what_a_commit_would_refuse_is_the_functions_failure(log: Log) -> None:
     log.close()
 
 
+@pytest.mark.parametrize("log", ["postgresql"], indirect=True)
 def test_a_lost_transaction_cannot_be_written(log: Log) -> None:
-    if log.dialect != "postgresql":
-        pytest.skip("nothing stands between")
     lent = log.lend()
     use(lent)
     lent.rollback()

@@ -63,8 +63,9 @@ def test_every_error_is_listed_with_its_builtin_bases(readme: Readme) -> None:
     for name, kind in vars(wfes.errors).items():
         public = inspect.isclass(kind) and not name.startswith("_") and kind.__module__ == "wfes.errors"
         if public and issubclass(kind, wfes.errors.WfesError) and kind is not wfes.errors.WfesError:
-            bases = (base.__name__ for base in kind.__bases__ if base.__module__ == "builtins")
-            defined[name] = set(bases)
+            own = [each for each in kind.__mro__ if each is kind or each.__name__.startswith("_")]
+            bases = (base for each in own for base in each.__bases__)
+            defined[name] = {base.__name__ for base in bases if base.__module__ == "builtins"}
             assert getattr(wfes, name) is kind
     assert listed == defined
 

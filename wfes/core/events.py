@@ -17,8 +17,6 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar
 
-from wfes.errors import UnknownEvent
-
 Json = Any
 """A JSON tree as ``core.codec`` makes it."""
 
@@ -663,31 +661,6 @@ def body(event: Event) -> dict[str, Any]:
         if default is _REQUIRED or (value is not default and value != default):
             found[name] = value
     return found
-
-
-def from_body(topic: str, tree: dict[str, Any]) -> Event:
-    """The event of this topic with these fields.
-
-    Raises:
-        UnknownEvent: the topic, or a field, is not in the catalogue: a newer version of wfes wrote it.
-    """
-    cls = CATALOGUE.get(topic)
-    if cls is None:
-        raise UnknownEvent(topic)
-    for name in _TUPLES.get(topic, ()):
-        if name in tree:
-            tree[name] = tuple(tree[name])
-    try:
-        return cls(**tree)
-    except TypeError as error:
-        raise UnknownEvent(topic, str(error)) from None
-
-
-_TUPLES = {
-    topic: names
-    for topic, cls in CATALOGUE.items()
-    if (names := tuple(f.name for f in fields(cls) if "tuple" in str(f.type)))
-}
 
 
 @dataclass(frozen=True, slots=True)
