@@ -67,14 +67,15 @@ def test_killed_at_every_commit(
 ) -> None:
     """G1, G2, G3: right before and right after each commit of a run."""
     for time in range(TIMES):
-        missed = 0
+        killed = missed = 0
         for number in range(1 + time % STRIDE[database], COMMITS_MAX, STRIDE[database]):
             folder = tmp_path / f"{time}-{number}"
             found = run(nursery, folder, database, ids, [f"kill:{when}:{number}"])
             assert found["problems"] == [], f"killed {when} commit {number}; see {folder}"
+            killed += found["killed"]
             missed = 0 if found["killed"] else missed + 1
-            if missed == 3:
-                assert number > 20, "a run has fewer commits than any of these workflows needs"
+            if missed == 3:  # how many commits a run takes depends on what met in one: hardly fewer than nine
+                assert killed * STRIDE[database] >= 9, f"killed at {killed} commits only"
                 break
         else:
             pytest.fail("a run never ended before its last commit")
