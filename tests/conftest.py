@@ -10,7 +10,7 @@ import pytest
 
 import wfes.errors
 
-PACKAGE = Path(wfes.errors.__file__).resolve().parent
+PACKAGE = Path(wfes.errors.__file__).resolve().parents[1]
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 

@@ -49,7 +49,7 @@ def spelled(revealed: str) -> str:
 
 def source_paths() -> list[str]:
     """Where the checkers look for wfes, if that is not where they look for packages anyway."""
-    root = Path(wfes.errors.__file__).resolve().parent.parent
+    root = Path(wfes.errors.__file__).resolve().parents[2]
     return [] if root.name == "site-packages" else [str(root), str(root / "projections")]
 
 
