@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sqlite3
 import tempfile
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from datetime import UTC, datetime, timedelta
@@ -14,7 +13,7 @@ from typing import Any
 import corpus
 import pytest
 from checks import histories_of, stored_events
-from places import url_of
+from places import tamper, url_of
 from pydantic import BaseModel
 
 import wfes
@@ -178,12 +177,12 @@ async def _complete(run: Instance[Any]) -> None:
 
 
 @pytest.mark.parametrize("what", CALLS)
-def test_a_call_is_refused_and_nothing_is_recorded(tmp_path: Path, what: str) -> None:
+def test_a_call_is_refused_and_nothing_is_recorded(folder: Path, what: str) -> None:
     prepare, call, error, words = CALLS[what]
-    refused(tmp_path, prepare, call)(error, *words)
+    refused(folder, prepare, call)(error, *words)
 
 
-def test_a_key_in_use_refuses_the_retry_of_an_older_instance(tmp_path: Path) -> None:
+def test_a_key_in_use_refuses_the_retry_of_an_older_instance(folder: Path) -> None:
     async def prepare(engine: Engine) -> Instance[Any]:
         failed = await broken.start(key="k")
         with pytest.raises(wfes.WorkflowFailed):
@@ -192,7 +191,7 @@ def test_a_key_in_use_refuses_the_retry_of_an_older_instance(tmp_path: Path) -> 
         assert newer.id != failed.id
         return failed
 
-    refused(tmp_path, prepare, lambda engine, run: run.retry())(wfes.KeyInUse, "'k'")
+    refused(folder, prepare, lambda engine, run: run.retry())(wfes.KeyInUse, "'k'")
 
 
 def test_without_an_engine() -> None:
@@ -308,12 +307,12 @@ async def a_child_s_wrong_input(step: Step) -> None:
 
 
 @pytest.mark.parametrize("what", IN_HANDLER)
-def test_a_handler_is_told_and_nothing_is_recorded(tmp_path: Path, what: str) -> None:
+def test_a_handler_is_told_and_nothing_is_recorded(folder: Path, what: str) -> None:
     body, words = IN_HANDLER[what]
-    told = told_in_handler(tmp_path, body)
+    told = told_in_handler(folder, body)
     for word in words:
         assert word in told, told
-    events = [recorded.event for recorded in histories_of(stored_events(tmp_path))["run"]]
+    events = [recorded.event for recorded in histories_of(stored_events(folder))["run"]]
     paths = [
         event.path for event in events if isinstance(event, e.At) and not isinstance(event, e.CallRecorded)
     ]
@@ -321,7 +320,7 @@ def test_a_handler_is_told_and_nothing_is_recorded(tmp_path: Path, what: str) ->
     assert isinstance(events[-1], e.WorkflowCompleted)
 
 
-def test_an_undeclared_typed_request_is_declared_by_its_type(tmp_path: Path) -> None:
+def test_an_undeclared_typed_request_is_declared_by_its_type(folder: Path) -> None:
     """A Request("approval", bool) needs no declaration."""
 
     @workflow
@@ -329,7 +328,7 @@ def test_an_undeclared_typed_request_is_declared_by_its_type(tmp_path: Path) -> 
         return await step.request(Request("approval", bool))
 
     async def main() -> None:
-        async with Engine(url_of(tmp_path), workflows=[typed]) as engine:
+        async with Engine(url_of(folder), workflows=[typed]) as engine:
             run = await typed.start()
             request = await corpus.first_request(engine, run.id, "approval")
             with pytest.raises(wfes.InvalidData):
@@ -340,35 +339,35 @@ def test_an_undeclared_typed_request_is_declared_by_its_type(tmp_path: Path) -> 
     asyncio.run(main())
 
 
-def test_an_unstorable_result(tmp_path: Path) -> None:
+def test_an_unstorable_result(folder: Path) -> None:
     """It names the step and the type and says what would work; no result is recorded."""
 
     async def body(step: Step) -> None:
         await step("thing", object)
 
-    told = told_in_handler(tmp_path, body)
+    told = told_in_handler(folder, body)
     for word in ("UnstorableValue", "'thing'", "object"):
         assert word in told, told
-    events = [recorded.event for recorded in histories_of(stored_events(tmp_path))["run"]]
+    events = [recorded.event for recorded in histories_of(stored_events(folder))["run"]]
     assert not any(isinstance(event, e.StepCompleted) for event in events)
     assert sum(isinstance(event, e.StepStarted) for event in events) == 1, "trying again would not help"
 
 
-def test_a_bad_output_fails_the_instance(tmp_path: Path) -> None:
+def test_a_bad_output_fails_the_instance(folder: Path) -> None:
     @workflow
     async def wrong(input: None, step: Step) -> int:
         output: Any = "seven"
         return output  # type: ignore[no-any-return]
 
     async def main() -> None:
-        async with Engine(url_of(tmp_path), workflows=[wrong]):
+        async with Engine(url_of(folder), workflows=[wrong]):
             with pytest.raises(wfes.WorkflowFailed, match="wrong"):
                 await (await wrong.start()).result(timeout=20)
 
     asyncio.run(main())
 
 
-def test_state_is_read_only_in_a_step(tmp_path: Path) -> None:
+def test_state_is_read_only_in_a_step(folder: Path) -> None:
     @workflow(state=Counting)
     async def counting(input: None, step: Step, state: Counting) -> str:
         def count() -> None:
@@ -381,7 +380,7 @@ def test_state_is_read_only_in_a_step(tmp_path: Path) -> None:
         return ""
 
     async def main() -> str:
-        async with Engine(url_of(tmp_path), workflows=[counting]):
+        async with Engine(url_of(folder), workflows=[counting]):
             return await (await counting.start()).result(timeout=20)
 
     told = asyncio.run(main())
@@ -469,30 +468,26 @@ def test_a_folder_that_is_missing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_database_of_a_newer_version(tmp_path: Path) -> None:
-    opened(tmp_path)
-    with sqlite3.connect(tmp_path / "log.db") as connection:
-        connection.execute(
-            "UPDATE wfes_meta SET value = '99' WHERE name LIKE '%version%' OR name LIKE '%schema%'"
-        )
-    connection.close()
-    before = stored_events(tmp_path)
+def test_a_database_of_a_newer_version(folder: Path) -> None:
+    opened(folder)
+    tamper(folder, "UPDATE wfes_meta SET value = '99' WHERE name = 'schema'")
+    before = stored_events(folder)
     with pytest.raises(wfes.LogUnavailable, match="newer"):
-        opened(tmp_path)
-    assert stored_events(tmp_path) == before
+        opened(folder)
+    assert stored_events(folder) == before
 
 
-def test_an_event_of_a_newer_version(tmp_path: Path) -> None:
+def test_an_event_of_a_newer_version(folder: Path) -> None:
     """A log with an event that this release does not know is not opened for work, and nothing is skipped."""
-    opened(tmp_path)
-    with sqlite3.connect(tmp_path / "log.db") as connection:
-        connection.execute(
-            "UPDATE wfes_events SET topic = 'WorkflowDreamed' WHERE originator_id = 'run' AND originator_version = 3"
-        )
-    connection.close()
+    opened(folder)
+    tamper(
+        folder,
+        "UPDATE wfes_events SET topic = 'WorkflowDreamed' WHERE originator_id = 'run' AND originator_version = 3",
+    )
+    tamper(folder, "INSERT INTO wfes_topics VALUES ('WorkflowDreamed')")
 
     async def main() -> None:
-        async with Engine(url_of(tmp_path), workflows=[order]) as engine:
+        async with Engine(url_of(folder), workflows=[order]) as engine:
             await (await engine.get("run")).history()
 
     with pytest.raises(wfes.UnknownEvent, match="WorkflowDreamed"):
@@ -534,7 +529,7 @@ def test_a_read_only_folder(unprivileged: Path) -> None:
         unprivileged.chmod(0o755)
 
 
-def test_aware_moments_in_other_zones_are_the_same_moments(tmp_path: Path) -> None:
+def test_aware_moments_in_other_zones_are_the_same_moments(folder: Path) -> None:
     """The good twin of the naive datetime."""
 
     @workflow
@@ -543,7 +538,7 @@ def test_aware_moments_in_other_zones_are_the_same_moments(tmp_path: Path) -> No
         return True
 
     async def main() -> bool:
-        async with Engine(url_of(tmp_path), workflows=[sleeping]):
+        async with Engine(url_of(folder), workflows=[sleeping]):
             return await (await sleeping.start()).result(timeout=20)
 
     assert asyncio.run(main())

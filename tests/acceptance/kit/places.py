@@ -75,6 +75,19 @@ def _postgres_rows(url: str, sql: str) -> list[tuple[Any, ...]]:
             raise NoLog(str(error)) from error
 
 
+def tamper(folder: Path, sql: str) -> None:
+    """Changes the database as somebody may who has all rights to it."""
+    url = url_of(folder)
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(folder / "log.db")) as connection, connection:
+            connection.execute(sql)
+        return
+    import psycopg
+
+    with psycopg.connect(urlsplit(url)._replace(query="").geturl(), autocommit=True) as connection:
+        connection.execute(cast("LiteralString", sql))
+
+
 def content(folder: Path) -> dict[str, list[tuple[Any, ...]]]:
     """Every row of every table, but for the workers and the counter of commits, which do not come from the log."""
     if url_of(folder).startswith("sqlite"):
