@@ -1,4 +1,7 @@
-"""The guarantees G1 to G8 and G11, each by name; the crash tests show them again, everywhere at once."""
+"""The guarantees G1 to G8 and G11, each by name; the crash tests show them again, everywhere at once.
+
+`test_guarantees_log` has the others, and sees to it that each is shown on every database.
+"""
 
 from __future__ import annotations
 
@@ -291,18 +294,18 @@ async def patient(input: None, step: Step) -> list[float]:
     return [(moment - began).total_seconds() for moment in moments]
 
 
-def test_g7_never_early() -> None:
+def test_g7_never_early(folder: Path) -> None:
     """G7: a sleep or backoff never ends before its time; nothing is late on a clock that a test moves."""
 
     async def main() -> None:
-        async with virtual([patient]) as env:
+        async with virtual([patient], url=url_of(folder)) as env:
             run = await patient.start()
             assert await env.until(run.result()) == [60, 120, 140, 170]
 
     asyncio.run(main())
 
 
-def test_g7_a_deadline_is_never_early() -> None:
+def test_g7_a_deadline_is_never_early(folder: Path) -> None:
     """G7: a deadline never ends an instance before its time."""
 
     @workflow(deadline="1h")
@@ -310,7 +313,7 @@ def test_g7_a_deadline_is_never_early() -> None:
         await step.listen("never")
 
     async def main() -> None:
-        async with virtual([waiting]) as env:
+        async with virtual([waiting], url=url_of(folder)) as env:
             run = await waiting.start()
             await env.advance(timedelta(hours=1) - timedelta(microseconds=1))
             assert (await run.refresh()).status == Status.LISTENING
