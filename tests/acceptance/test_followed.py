@@ -4,7 +4,8 @@ Three of the writers use the log's adapter, with batches of any size, pauses bef
 rollbacks after the insert; the fourth is an engine whose members change their minds. The projection notes for each
 stream and for the whole log what it was shown; in the end that is compared with what the writers know they committed.
 
-``WFES_FOLLOWED=1000000`` is how many events there are; by default a few thousand, times ``WFES_TEST_SCALE``.
+``WFES_FOLLOWED=1000000`` is how many events there are; by default a few thousand, times ``WFES_TEST_SCALE``, fewer on
+PostgreSQL.
 """
 
 from __future__ import annotations
@@ -17,15 +18,20 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import followed
 import pytest
+from places import url_of
 from scenarios import environment
 
 SCALE = float(os.environ.get("WFES_TEST_SCALE", "1"))
-EVENTS = int(os.environ.get("WFES_FOLLOWED", 24_000 * SCALE))
-SECONDS_MAX = 40 + EVENTS / 1_500
-KILLS = max(5, EVENTS // 20_000)
+EVENTS = {
+    "sqlite": int(os.environ.get("WFES_FOLLOWED", 24_000 * SCALE)),
+    "postgresql": int(os.environ.get("WFES_FOLLOWED", 4_000 * SCALE)),
+}
+SECONDS_MAX = 40 + max(EVENTS.values()) / 500
+KILLS = max(5, EVENTS["sqlite"] // 20_000)
 
 pytestmark = pytest.mark.timeout(SECONDS_MAX + 60)
 
@@ -50,7 +56,7 @@ class Writers:
     """Four processes that write."""
 
     def __init__(self, folder: Path) -> None:
-        share = str(EVENTS // 4)
+        share = str(EVENTS[urlsplit(url_of(folder)).scheme] // 4)
         self.began = time.monotonic()
         self.seconds = 0.0
         self._children = [spawn("write", folder, name, share) for name in "abc"]
@@ -97,13 +103,13 @@ def compare(folder: Path, followers: list[subprocess.Popen[str]], writers: Write
 
 
 @pytest.mark.parametrize("mode", ["following", "own", "inline"])
-def test_none_missed_none_twice(tmp_path: Path, mode: str) -> None:
+def test_none_missed_none_twice(folder: Path, mode: str) -> None:
     """By one process: beside the log, in a database of its own, and inline."""
-    child = follower(tmp_path, mode, "one")
-    writers = Writers(tmp_path)
+    child = follower(folder, mode, "one")
+    writers = Writers(folder)
     try:
-        writers.finish(tmp_path)
-        compare(tmp_path, [child], writers)
+        writers.finish(folder)
+        compare(folder, [child], writers)
     finally:
         writers.kill()
         child.kill()
@@ -111,11 +117,11 @@ def test_none_missed_none_twice(tmp_path: Path, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["following", "own", "inline"])
-def test_none_missed_none_twice_by_two_that_are_killed(tmp_path: Path, mode: str) -> None:
+def test_none_missed_none_twice_by_two_that_are_killed(folder: Path, mode: str) -> None:
     """By two processes that follow the same rows, each killed again and again and started anew."""
     chance = random.Random(mode)
-    children = {name: follower(tmp_path, mode, name) for name in ("one", "two")}
-    writers = Writers(tmp_path)
+    children = {name: follower(folder, mode, name) for name in ("one", "two")}
+    writers = Writers(folder)
     killed = 0
     try:
         while writers.busy and killed < KILLS:
@@ -124,10 +130,10 @@ def test_none_missed_none_twice_by_two_that_are_killed(tmp_path: Path, mode: str
             children[name].kill()
             children[name].communicate()
             killed += 1
-            children[name] = follower(tmp_path, mode, name)
+            children[name] = follower(folder, mode, name)
         assert killed, "everything was written before anybody could be killed"
-        writers.finish(tmp_path)
-        compare(tmp_path, list(children.values()), writers)
+        writers.finish(folder)
+        compare(folder, list(children.values()), writers)
     finally:
         writers.kill()
         for child in children.values():

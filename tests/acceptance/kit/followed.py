@@ -9,21 +9,21 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import sqlite3
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from places import rows as stored_rows
 from places import url_of
 
 from wfes import Engine, Projection, ProjectionEvent, Reader, Row, Rows, on, query
 from wfes.core import chain
 from wfes.core.events import ProgressRecorded
 from wfes.log.application import body_bytes
+from wfes.log.open import open_log
 from wfes.log.port import StoredRow, Tx
-from wfes.log.sqlite import SQLiteLog
 
 STREAMS = 40
 """Streams of each writer's own; there is one more that all of them share."""
@@ -85,7 +85,10 @@ class Followed(Projection):
 def followed(folder: Path, mode: str) -> Followed:
     """The projection as this mode has it: ``following``, ``own`` (a database of its own) or ``inline``."""
     if mode == "own":
-        return Followed(url=f"sqlite:///{folder}/rows.db")
+        log = url_of(folder)
+        return Followed(
+            url=f"sqlite:///{folder}/rows.db" if log.startswith("sqlite") else f"{log}&schema=reports"
+        )
     return Followed(inline=mode == "inline")
 
 
@@ -130,7 +133,7 @@ def write(folder: Path, writer: str, count: str) -> None:
     """Appends so many events through the log's adapter: batches of any size, with pauses before and inside the
     transaction, a tenth of them rolled back after the insert."""
     chance = random.Random(writer)
-    log = SQLiteLog(folder / "log.db")
+    log = open_log(url_of(folder))
     log.open([])
     ledger = Ledger(writer)
     while (left := int(count) - ledger.events) > 0:
@@ -246,12 +249,11 @@ def expected(folder: Path) -> dict[str, Any]:
     ledgers = [json.loads(path.read_text()) for path in sorted(folder.glob("ledger-*"))]
     streams = {stream: version for told in ledgers for stream, version in told["streams"].items() if version}
     streams[SHARED] = sum(told["shared"] for told in ledgers)
-    log = sqlite3.connect(f"file:{folder}/log.db?mode=ro", uri=True)
-    counted = log.execute(
+    counted = stored_rows(
+        folder,
         "SELECT originator_id, count(*), max(originator_version) FROM wfes_events"
-        " WHERE topic = 'ProgressRecorded' GROUP BY originator_id"
-    ).fetchall()
-    log.close()
+        " WHERE topic = 'ProgressRecorded' GROUP BY originator_id",
+    )
     assert {stream: version for stream, _, version in counted} == streams
     assert all(count == version for _, count, version in counted)
     return {
