@@ -186,14 +186,14 @@ def server_url() -> str:
 
 
 @contextlib.contextmanager
-def database() -> Generator[str]:
-    """The URL of an empty database, which is dropped afterwards."""
+def database(template: str = "template0") -> Generator[str]:
+    """The URL of a database, which is dropped afterwards: an empty one, or a copy of one that nobody is connected to."""
     import psycopg
 
     base = server_url()
     name = f"wfes_test_{os.getpid()}_{next(_numbers)}"
     with psycopg.connect(base, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0".encode())
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
     try:
         yield urlsplit(base)._replace(path=f"/{name}").geturl()
     finally:

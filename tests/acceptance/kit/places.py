@@ -5,6 +5,7 @@ And how to read it without an engine, and without the adapter under test.
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Generator
 from contextlib import closing, contextmanager
@@ -44,6 +45,24 @@ def placed(folder: Path, database: str) -> Generator[Path]:
     with pg_server.database() as url:
         put(folder, url)
         yield folder
+
+
+@contextmanager
+def copied(made: Path, folder: Path) -> Generator[Path]:
+    """A trial's folder with a copy of another's, its log and archives included; nobody has that one open."""
+    shutil.copytree(made, folder)
+    url = url_of(made)
+    if url.startswith("sqlite"):
+        yield folder
+        return
+    with pg_server.database(urlsplit(url).path[1:]) as own:
+        put(folder, own)
+        yield folder
+
+
+def archives(folder: Path) -> Path:
+    """Where the archives of a trial's log are."""
+    return folder / ("log.db.archive" if url_of(folder).startswith("sqlite") else "archive")
 
 
 def rows(folder: Path, sql: str) -> list[tuple[Any, ...]]:
