@@ -32,6 +32,10 @@ class Ground(Protocol):
         """The state of an instance, if it is in memory."""
         ...
 
+    def finish(self) -> None:
+        """Writes out everything so far, and how far the rows are: for the commit, and for whoever reads that before."""
+        ...
+
 
 class EventRows(Protocol):
     """Event projections inside the writer's transactions. Used by the writer's thread.
@@ -68,7 +72,7 @@ class EventRows(Protocol):
         ...
 
     def finish(self, ground: Ground) -> None:
-        """Notes in the database how far the rows are; the last thing before the commit."""
+        """Notes in the database how far the rows are: before anybody looks at that in the transaction, and at its end."""
         ...
 
     def committed(self) -> None:

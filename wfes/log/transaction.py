@@ -224,7 +224,8 @@ class Transaction:
             self._event_rows.run(self, happened)
 
     def finish(self) -> None:
-        """As ``flush``, and notes how far event projections are; the last thing before a commit."""
+        """As ``flush``, and notes how far event projections are: the last thing before a commit, and before a member
+        looks at that."""
         self.flush()
         if self._event_rows is not None and self.appended:
             self._event_rows.finish(self)

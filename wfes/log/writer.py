@@ -150,6 +150,8 @@ class Writer:
         self._held: deque[_Taken] = deque()
         self._in_hand = 0
         self._seen = 0
+        self._unread = False
+        """What others committed may not have been read, though the log was looked at since."""
         self._stopping = threading.Event()
         self._ended = False
         self._broken: Exception | None = None
@@ -362,6 +364,7 @@ class Writer:
                 )  # what it wrote before this transaction was the writer's goes as well
             transaction.finish()
         except BaseException:
+            self._unread = True
             write.rollback()
             transaction.undone()
             raise
@@ -420,6 +423,7 @@ class Writer:
         while row is not None:
             try:
                 write = self._log.begin()
+                self._unread = True
                 try:
                     happened = _stands(write, row)
                 finally:
@@ -495,13 +499,15 @@ class Writer:
         if self._broken is not None:
             return False
         try:
-            found = self._log.changed()
+            found = self._log.changed() or self._unread
             if found:
                 while page := self._log.select_notifications(
                     self._seen, _NEWS_PAGE, inclusive_of_start=False
                 ):
                     self._take_news(page)
+                self._unread = False
         except LogUnavailable as error:
+            self._unread = True
             self._note_trouble(error)
             return False
         except UnknownEvent as error:

@@ -216,7 +216,9 @@ class InlineProjections:
         Whatever was remembered of its rows is dropped.
         """
         ground = cast(Ground, tx)
-        tx.query("SELECT 1")  # what is appended before this stands in the log and in the others' rows
+        # What is appended before this stands in the log and in the rows; if it is in those of this very projection, its
+        # checkpoint has to say so before it is read, or the same events would be handled again.
+        ground.finish()
         for active in self._active.values():
             active.done = ground.write.head
         self._far.pop(name, None)

@@ -215,6 +215,9 @@ class _Work:
         self.future: Future[Any] = Future()
 
     def run(self, tx: Tx) -> Any:
+        # Other members of this transaction, and what it made up for at its beginning, have moved rows that the writer
+        # keeps: their checkpoints are what the work goes by.
+        cast(Ground, tx).finish()
         return self._work(_TxTarget(tx))
 
     def done(self, result: Any) -> None:

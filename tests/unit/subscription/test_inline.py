@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
+import threading
 import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -32,6 +34,7 @@ from wfes.subscription.inline import GetBlob, InlineProjections, Show
 from wfes.subscription.projection import Projection, on
 from wfes.subscription.rebuild import bring_up
 from wfes.subscription.registry import Entry
+from wfes.subscription.stores import LogStore, Overtaken, Target, apply
 from wfes.subscription.table import SQLITE, Row
 from wfes_projections import inline
 
@@ -155,6 +158,16 @@ class Bench:
     async def join(self, name: str) -> bool:
         found: bool = await self.submit(lambda tx: self.inline.join(tx, name))
         return found
+
+    async def rejoin(self, name: str) -> bool:
+        """As `join`, as an engine's follower does it."""
+        store = LogStore(self.log, self.writer.submit)
+
+        def work(target: Target) -> bool:
+            assert target.tx is not None
+            return self.inline.join(target.tx, name)
+
+        return await asyncio.to_thread(store.write, work)
 
     def entry(self, name: str = "steps") -> Entry:
         found = registry.find(self.log.read, name)
@@ -570,6 +583,81 @@ def test_it_takes_part_again_once_it_is_live(log: FaultyLog) -> None:
             assert (await both)[1]
             assert paths(log) == ["s", "u", "v"]
             assert totals(log) == [("wf", 3)]
+
+    run(main)
+
+
+class _Gate(Call):
+    """A member that holds the writer up before it begins a transaction, and then makes none."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda tx: None)
+        self.reached = threading.Event()
+        self.release = threading.Event()
+
+    def begin(self, log: Log) -> Any:
+        self.reached.set()
+        assert self.release.wait(10)
+        raise WfesError("let through")
+
+    def failed(self, error: Exception) -> None:
+        self.future.set_result(None)
+
+
+@contextmanager
+def together(one: Bench) -> Generator[None]:
+    """What is submitted within the block is one transaction, which begins after it."""
+    gate = _Gate()
+    one.writer.submit(gate)
+    assert gate.reached.wait(10)
+    yield
+    gate.release.set()
+
+
+def test_who_joins_again_within_a_transaction_is_shown_nothing_twice(log: FaultyLog) -> None:
+    """A follower that found its projection left out lets it join; it takes part again already by then, and the rows of
+    events of this very transaction are written."""
+
+    async def main() -> None:
+        with bench(log, Steps(), Counts()) as one:
+            await one.start("a")
+            with together(one):
+                appended = one.append("a", *step("s"))
+                joining = [asyncio.ensure_future(one.rejoin(name)) for name in ("steps", "wfes_counted")]
+                await until(lambda: one.writer.backlog == 4)
+                commits = one.writer.commits
+            assert await asyncio.gather(*joining) == [True, True]
+            await appended
+            assert one.writer.commits == commits + 1
+            assert one.entry().status == "live", one.entry().error
+            assert paths(log) == ["s"]
+            assert totals(log) == [("wf", 1)]
+            assert counted(log) == 4
+            await one.append("a", *step("t"))
+            assert totals(log) == [("wf", 2)]
+
+    run(main)
+
+
+def test_what_was_made_up_for_in_a_transaction_is_not_written_over_in_it(tmp_path: Path) -> None:
+    """A follower brings rows that it made before the writer made up for the same events, and for more."""
+
+    async def main() -> None:
+        with two(tmp_path) as (a, b), bench(a, Steps()) as one, bench(b) as other:
+            await one.start("a")
+            base = one.entry()
+            stale = [(Total.table.upsert(""), [("wf", 1)])]
+            with together(one):
+                await other.append("a", *step("s"))
+                await other.append("a", *step("t"))
+                store = LogStore(a, one.writer.submit)
+                to = dataclasses.replace(base, position=4)
+                late = asyncio.ensure_future(asyncio.to_thread(apply, store, base, to, stale))
+                await until(lambda: one.writer.backlog == 2)
+            with pytest.raises(Overtaken):
+                await late
+            assert totals(a) == [("wf", 2)]
+            assert one.entry().position == 6
 
     run(main)
 
