@@ -72,7 +72,7 @@ class EventRows(Protocol):
         ...
 
     def finish(self, ground: Ground) -> None:
-        """Notes in the database how far the rows are: before anybody looks at that in the transaction, and at its end."""
+        """Notes in the database how far the rows are: before a member looks at that, and at the end."""
         ...
 
     def committed(self) -> None:

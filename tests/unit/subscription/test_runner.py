@@ -10,8 +10,11 @@ import pytest
 
 from wfes.core.events import ProgressRecorded, Recorded
 from wfes.log.application import body_bytes, chained
+from wfes.log.cache import Cache
 from wfes.log.port import Member
+from wfes.log.rows import InlineRows
 from wfes.log.sqlite import SQLiteLog
+from wfes.log.transaction import Transaction
 from wfes.subscription import registry
 from wfes.subscription.buffer import Rows
 from wfes.subscription.event import ProjectionEvent
@@ -75,7 +78,7 @@ class Bench:
     def _submit(self, member: Member) -> None:
         transaction: Any = self.log.begin()
         try:
-            result = member.run(transaction)
+            result = member.run(Transaction(transaction, Cache(1, 1, ()), InlineRows(()), {}, 1))
             transaction.commit()
         except Exception as error:
             member.failed(error)
