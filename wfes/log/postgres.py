@@ -27,7 +27,14 @@ from wfes.log.archive import Archive, FileArchive
 from wfes.log.callers import driver_connection
 from wfes.log.port import Row
 from wfes.log.postgres_caller import PostgresCaller, Where
-from wfes.log.postgres_connection import Connection, ReadDatastore, connected, is_cut
+from wfes.log.postgres_connection import (
+    BEGIN,
+    BEGIN_SNAPSHOT,
+    Connection,
+    ReadDatastore,
+    connected,
+    is_cut,
+)
 from wfes.log.postgres_errors import ends_connection, unavailable
 from wfes.log.postgres_lent import LentWrite, PostgresLent
 from wfes.log.postgres_session import AdvisoryLocks, Session, SessionHints, channel
@@ -38,7 +45,6 @@ from wfes.log.statements import schema, statement
 
 _SCHEMA = "schema"
 _SERVER_MIN = 13
-_SNAPSHOT = b"BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; "
 
 
 class PostgresSnapshot:
@@ -48,7 +54,7 @@ class PostgresSnapshot:
         self._url = url
         self._cursor = connection.cursor()
         # The first read is what fixes the moment.
-        self._cursor.execute(_SNAPSHOT + own("head"))
+        self._cursor.execute(BEGIN_SNAPSHOT + b"; " + own("head"))
         self._cursor.nextset()
         self.position: int = self._cursor.fetchall()[0][0]
 
@@ -126,22 +132,21 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
                 self.url, f"the server is version {version // 10_000}; it must be {_SERVER_MIN} or later"
             )
         limits = [
-            f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'",
-            f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'",
+            f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'".encode(),
+            f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'".encode(),
         ]
         if durability == "off":
             # What a commit has acknowledged must survive a power loss, whatever else this database is used for.
-            limits.append("SET LOCAL synchronous_commit = on")
+            limits.append(b"SET LOCAL synchronous_commit = on")
         if self.place.schema is not None:
-            limits.append(f"SET LOCAL search_path = {self.place.schema}")
-        settings = "; ".join(["BEGIN", *limits]).encode()
-        self._begin = b"; ".join([settings, own("lock"), own("head")])
-        # A function's own transaction has the limits of the log's only from the moment that it takes the lock. It sees
-        # what others committed until then, whatever the database's own isolation is.
-        path = [] if self.place.schema is None else [f"SET LOCAL search_path = {self.place.schema}"]
-        begin = ["BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE", *path, "SET LOCAL wfes.lent = 'yes'"]
-        self._begin_lent = "; ".join(begin).encode()
-        self._take_lock = b"; ".join(["; ".join(limits).encode(), own("lock"), own("head")])
+            limits.append(f"SET LOCAL search_path = {self.place.schema}".encode())
+        # A statement behind the lock has to see what others committed before it was had, whatever the database's own
+        # isolation is.
+        self._begin = b"; ".join([BEGIN, *limits, own("lock"), own("head")])
+        # A function's own transaction has the limits of the log's only from the moment that it takes the lock.
+        path = [] if self.place.schema is None else [f"SET LOCAL search_path = {self.place.schema}".encode()]
+        self._begin_lent = b"; ".join([BEGIN, *path, b"SET LOCAL wfes.lent = 'yes'"])
+        self._take_lock = b"; ".join([*limits, own("lock"), own("head")])
 
     def _make(self, connection: Connection, statements: Sequence[str]) -> None:
         """Makes or upgrades the schema and what the statements make, if anything is to be made."""
@@ -292,9 +297,11 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
     # ------------------------------------------------------------------------------------ reading
 
     def _select(self, name: str, params: dict[str, object]) -> list[Notification]:
-        with self._reads.reading() as connection:
-            cursor = connection.cursor(binary=True).execute(own(name), params)
-            return [Notification(*row) for row in cursor.fetchall()]
+        sql = own(name)
+        rows = self._reads.read(
+            lambda connection: connection.cursor(binary=True).execute(sql, params).fetchall()
+        )
+        return [Notification(*row) for row in rows]
 
     def select_events(
         self,
@@ -346,8 +353,7 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
         return {row[0] for row in self.read(statement("postgres", "topics"))}
 
     def read(self, sql: str, params: Params = ()) -> list[Row]:
-        with self._reads.reading() as connection:
-            return _run(connection.cursor(), sql, params)
+        return self._reads.read(lambda connection: _run(connection.cursor(), sql, params))
 
     def read_at(self, sql: str, params: Sequence[object] = ()) -> tuple[list[Row], int]:
         with self.snapshot() as snapshot:
@@ -355,13 +361,13 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
 
     @contextmanager
     def snapshot(self) -> Generator[PostgresSnapshot]:
-        with self._reads.reading() as connection:
-            yield PostgresSnapshot(self.url, connection)
+        with self._reads.reading(lambda connection: PostgresSnapshot(self.url, connection)) as snapshot:
+            yield snapshot
 
     def get_blob(self, sha256: str) -> bytes | None:
-        with self._reads.reading() as connection:
-            cursor = connection.cursor(binary=True).execute(own("get_blob"), (sha256,))
-            found = cursor.fetchall()
+        found = self._reads.read(
+            lambda connection: connection.cursor(binary=True).execute(own("get_blob"), (sha256,)).fetchall()
+        )
         return found[0][0] if found else None
 
     # ------------------------------------------------------------------------------ other processes

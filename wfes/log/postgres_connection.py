@@ -1,15 +1,17 @@
 """Connections to PostgreSQL: one for writing, a pool for reading, on the eventsourcing library's datastore.
 
-All of them are in autocommit mode: a transaction begins and ends where a statement says so. Numbers come back as the
-other logs give them: ``sum`` of whole numbers is an ``int``, an average a ``float``.
+All of them are in autocommit mode: a transaction begins and ends where a statement says so, and at the isolation that
+the log is written for, whatever the database's own default is. Numbers come back as the other logs give them: ``sum``
+of whole numbers is an ``int``, an average a ``float``.
 """
 
 from __future__ import annotations
 
 import select
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from eventsourcing.postgres import ConnectionPool, PostgresDatastore
@@ -18,7 +20,9 @@ from psycopg.rows import TupleRow, tuple_row
 from psycopg_pool import PoolClosed, PoolTimeout
 
 from wfes.errors import LogUnavailable
-from wfes.log.postgres_errors import unavailable
+from wfes.log.postgres_errors import is_repeatable, unavailable
+
+T = TypeVar("T")
 
 Connection = psycopg.Connection[TupleRow]
 
@@ -27,6 +31,21 @@ POOL_MAX = 10
 WAIT_SECONDS = 5.0
 """How long a read waits for a connection before the log counts as unavailable."""
 _RECONNECT_SECONDS = 2.0
+READS_MAX = 5
+"""How often a read is begun whose connection turns out to be cut."""
+REPEAT_SECONDS = 5.0
+"""How long after its first beginning a read is still begun again."""
+
+BEGIN = b"BEGIN ISOLATION LEVEL READ COMMITTED"
+"""Begins a transaction: each of its statements sees what was committed before it, those behind a lock what was
+committed before the lock was had. Without READ WRITE: a database that is made read-only is not to be written to."""
+BEGIN_WRITE = BEGIN + b", READ WRITE"
+"""The same on a connection that is for reading by this side's own wish."""
+BEGIN_SNAPSHOT = b"BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
+"""Begins a transaction whose reads all see one moment."""
+_STATEMENTS = r"-cdefault_transaction_isolation=read\ committed"
+"""The same for a statement by itself, where a connection is a session. A snapshot is one anyway; it shall not
+collide."""
 
 
 class _Number(Loader):
@@ -52,9 +71,12 @@ def connected(url: str, connect: dict[str, Any]) -> Connection:
     """
     try:
         # A context for adapters only: nothing else is taken from it.
-        return psycopg.connect(**connect, autocommit=True, context=_Context(), row_factory=tuple_row)
+        connection = psycopg.connect(**connect, autocommit=True, context=_Context(), row_factory=tuple_row)
     except psycopg.Error as error:
         raise unavailable(url, error) or error from error
+    # What `connection.transaction()` begins.
+    connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+    return connection
 
 
 class _Context:
@@ -74,13 +96,15 @@ class _Pool(ConnectionPool[Connection]):
             self.trouble = error
             raise
         self.trouble = None
+        connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
         return connection
 
 
-def _reading(connect: dict[str, Any]) -> dict[str, Any]:
+def _as_session(connect: dict[str, Any], *, writes: bool) -> dict[str, Any]:
+    """How to connect where the connection is a session, whose statements without a transaction are looked after too."""
     given = connect.get("options")
-    read_only = "-cdefault_transaction_read_only=on"
-    return {**connect, "options": f"{given} {read_only}" if given else read_only}
+    options = _STATEMENTS if writes else f"{_STATEMENTS} -cdefault_transaction_read_only=on"
+    return {**connect, "options": f"{given} {options}" if given else options}
 
 
 class ReadDatastore(PostgresDatastore):
@@ -101,7 +125,7 @@ class ReadDatastore(PostgresDatastore):
         self._is_closed = False
         self.pool: Any = _Pool(
             kwargs={
-                **(connect if pooled or writes else _reading(connect)),
+                **(connect if pooled else _as_session(connect, writes=writes)),
                 "autocommit": True,
                 "context": _Context(),
                 "row_factory": tuple_row,
@@ -120,22 +144,43 @@ class ReadDatastore(PostgresDatastore):
         super().close()
 
     @contextmanager
-    def reading(self) -> Generator[Connection]:
+    def reading(self, first: Callable[[Connection], T]) -> Generator[T]:
         """A connection that nobody else uses meanwhile. An open transaction is ended afterwards.
 
+        A connection that was idle may have been cut without this side knowing: that shows at its first statement. So
+        what comes first is done again on another one, a few times, before the log counts as unavailable.
+
+        Args:
+            first: the first thing that is done, which can be repeated: a read, or the beginning of a transaction. The
+                block gets what it returns.
+
         Raises:
-            LogUnavailable: there is none, or it broke within the block.
+            LogUnavailable: there is no connection, or it broke within the block.
         """
         if self._is_closed:
             raise LogUnavailable(self._url, "it is closed")
+        begins, limit = 1, time.monotonic() + REPEAT_SECONDS
         try:
             self.pool.open()
             while True:
                 with self.pool.connection() as connection:
-                    if not is_cut(connection):
-                        yield connection
-                        return
-                    connection.close()  # the pool makes another one
+                    if is_cut(connection):
+                        connection.close()  # the pool makes another one
+                        continue
+                    try:
+                        found = first(connection)
+                    except psycopg.Error as error:
+                        if (
+                            not is_repeatable(connection, error)
+                            or begins >= READS_MAX
+                            or time.monotonic() > limit
+                        ):
+                            raise
+                        begins += 1
+                        connection.close()
+                        continue
+                    yield found
+                    return
         except PoolClosed as error:
             raise LogUnavailable(self._url, "it is closed") from error
         except PoolTimeout as error:
@@ -143,6 +188,15 @@ class ReadDatastore(PostgresDatastore):
             raise unavailable(self._url, cause) or cause from error
         except psycopg.Error as error:
             raise unavailable(self._url, error) or error from error
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """What a read returns, begun again as in `reading`.
+
+        Raises:
+            LogUnavailable: there is no connection.
+        """
+        with self.reading(work) as found:
+            return found
 
 
 def is_cut(connection: Connection) -> bool:

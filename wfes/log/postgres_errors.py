@@ -93,6 +93,14 @@ def ends_connection(connection: psycopg.Connection[object], error: BaseException
     return connection.closed or connection.broken or code in ("25006", "0A000")
 
 
+def is_repeatable(connection: psycopg.Connection[object], error: psycopg.Error) -> bool:
+    """Whether a read that failed so may well be done on another connection: it was this one's fault, or a collision."""
+    if connection.closed:
+        return True
+    code = error.sqlstate or ""
+    return code.startswith("40") or (code == "0A000" and "cached plan" in str(error))
+
+
 def _code(error: psycopg.Error) -> str | None:
     if error.sqlstate is not None or isinstance(error, psycopg_pool.PoolTimeout):
         return error.sqlstate

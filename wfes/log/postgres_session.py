@@ -29,7 +29,7 @@ import psycopg
 from psycopg.pq import ExecStatus
 
 from wfes.errors import LogUnavailable
-from wfes.log.postgres_connection import Connection, ReadDatastore, connected
+from wfes.log.postgres_connection import BEGIN_WRITE, Connection, ReadDatastore, connected
 from wfes.log.postgres_sql import own, translated
 from wfes.log.presence import Beat
 
@@ -329,8 +329,7 @@ class AdvisoryLocks:
         return SessionHold(self._session, worker)
 
     def look(self, workers: Mapping[str, int]) -> Mapping[str, bool]:
-        with self._reads.reading() as connection:
-            rows = connection.execute(own("advisory_locks")).fetchall()
+        rows = self._reads.read(lambda connection: connection.execute(own("advisory_locks")).fetchall())
         era = rows[0][0]
         held = {row[1] for row in rows}
         return {
@@ -339,9 +338,12 @@ class AdvisoryLocks:
 
     def tell(self, beat: Beat) -> bool:
         sql, params = beat
-        with self._reads.reading() as connection:
-            # Those connections are for reading, unless a transaction says otherwise. Nothing has to wait for the disk.
-            connection.execute(b"BEGIN READ WRITE; SET LOCAL synchronous_commit = off")
+        # Those connections are for reading, unless a transaction says otherwise. Nothing has to wait for the disk.
+        begin = BEGIN_WRITE + b"; SET LOCAL synchronous_commit = off"
+        with self._reads.reading(lambda connection: (connection, connection.execute(begin))) as (
+            connection,
+            _,
+        ):
             connection.execute(translated(sql), params)
             connection.execute(b"COMMIT")
         return True

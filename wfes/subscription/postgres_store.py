@@ -18,11 +18,11 @@ from eventsourcing.persistence import IntegrityError, PersistenceError, Tracking
 from eventsourcing.postgres import PostgresTrackingRecorder
 from psycopg import sql as composing
 from psycopg.pq import TransactionStatus
-from psycopg.rows import dict_row, tuple_row
+from psycopg.rows import dict_row
 
 from wfes.errors import LogUnavailable
 from wfes.log.port import Tx
-from wfes.log.postgres_connection import Connection, ReadDatastore
+from wfes.log.postgres_connection import BEGIN, BEGIN_SNAPSHOT, Connection, ReadDatastore
 from wfes.log.postgres_errors import unavailable
 from wfes.log.postgres_sql import defined, made_if_missing, own, translated
 from wfes.log.postgres_url import Place, place
@@ -40,8 +40,8 @@ _LIMITS = (
     f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'; "
     f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'"
 ).encode()
-_LOCK = b"LOCK TABLE wfes_projections IN SHARE ROW EXCLUSIVE MODE"
-_SNAPSHOT = b"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
+# The lock is taken before anything is read: what is decided upon stays true until the commit.
+_WRITE = b"; ".join([BEGIN, _LIMITS, b"LOCK TABLE wfes_projections IN SHARE ROW EXCLUSIVE MODE"])
 _LOG = "wfes_events"
 _TRACKING = "notification_tracking"
 
@@ -143,9 +143,9 @@ class PostgresStore:
 
     def _made(self, datastore: ReadDatastore) -> _Recorder:
         """The recorder, with all tables there are beside those of projections."""
-        with datastore.reading() as connection, connection.transaction():
-            cursor = connection.cursor(row_factory=tuple_row)
-            cursor.execute(_LIMITS)
+        begin = BEGIN + b"; " + _LIMITS
+        with datastore.reading(lambda connection: connection.cursor().execute(begin)) as cursor:
+            connection = cursor.connection
             cursor.execute(own("lock_database"))  # whoever else makes them waits
             schema = self.place.schema
             if schema is not None:
@@ -169,6 +169,7 @@ class PostgresStore:
             if not _exists(cursor, _TRACKING):
                 # The library's own way to make it has a transaction of its own, and waits a minute for a server.
                 recorder._create_table(connection.cursor(row_factory=dict_row))
+            connection.commit()
         return recorder
 
     def close(self) -> None:
@@ -187,32 +188,33 @@ class PostgresStore:
             return True
         datastore = ReadDatastore(self.url, self.place.connect, pooled=self.place.pooled)
         try:
-            with self._errors(), datastore.reading() as connection:
-                return _exists(connection.cursor(row_factory=tuple_row), "wfes_projections")
+            with self._errors():
+                return datastore.read(lambda connection: _exists(connection.cursor(), "wfes_projections"))
         finally:
             datastore.close()
 
     @contextmanager
     def snapshot(self) -> Generator[View]:
-        with self._transaction() as (_, cursor):
-            cursor.execute(_SNAPSHOT)
+        with self._transaction(BEGIN_SNAPSHOT) as (_, cursor):
             yield _View(cursor)
 
     def write(self, work: Callable[[Target], T]) -> T:
-        with self._transaction() as (recorder, cursor):
-            cursor.execute(_LIMITS)
-            # The lock is taken before anything is read: what is decided upon stays true until the commit.
-            cursor.execute(_LOCK)
+        with self._transaction(_WRITE) as (recorder, cursor):
             return work(_Target(recorder, cursor))
 
     @contextmanager
-    def _transaction(self) -> Generator[tuple[_Recorder, psycopg.Cursor[Any]]]:
+    def _transaction(self, begin: bytes) -> Generator[tuple[_Recorder, psycopg.Cursor[Any]]]:
+        """A transaction that is rolled back if the block raises, and committed at its end."""
         recorder = self._opened()
         datastore = recorder.datastore
         assert isinstance(datastore, ReadDatastore)
-        with self._errors(), datastore.reading() as connection, connection.transaction():
-            yield recorder, connection.cursor(row_factory=tuple_row)
-            _check_whole(connection)
+        with (
+            self._errors(),
+            datastore.reading(lambda connection: connection.cursor().execute(begin)) as cursor,
+        ):
+            yield recorder, cursor
+            _check_whole(cursor.connection)
+            cursor.connection.commit()
 
     def _opened(self) -> _Recorder:
         if self._recorder is None:

@@ -171,6 +171,12 @@ class Proxy:
         """Cuts every connection there is."""
         self._loop.call_soon_threadsafe(self._cut, 0)
 
+    def cut_now(self) -> None:
+        """Cuts every connection there is, before it returns."""
+        done = threading.Event()
+        self._loop.call_soon_threadsafe(lambda: (self._cut(0), done.set()))
+        assert done.wait(10)
+
     def cut_some(self, count: int = 1) -> None:
         """Cuts so many connections, whichever."""
         self._loop.call_soon_threadsafe(self._cut, count)
