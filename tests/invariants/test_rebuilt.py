@@ -3,7 +3,7 @@
 Random lives of instances on a virtual clock: started, asked, sent to, paused, cancelled, retried, scheduled, archived;
 with engines that are closed and opened again, now with the projections, now without them, now with some that were
 rebuilt meanwhile. In the end every projection there is (the engine's own; and a user's: following, inline, in a
-database of its own) is checked by the engine.
+database of its own) is checked by the engine. On SQLite and, with fewer lives, on PostgreSQL.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import pytest
 from checks import unlike_rebuilt
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from places import DATABASES, placed, url_of
 
 from wfes import (
     ChildWorkflowError,
@@ -46,6 +47,7 @@ from wfes.testing import VirtualClock
 from wfes.testing import engine as virtual
 
 SCALE = float(os.environ.get("WFES_TEST_SCALE", "1"))
+EXAMPLES = {"sqlite": 12, "postgresql": 3}
 
 Plan = list[Any]
 
@@ -183,8 +185,9 @@ async def do(engine: Engine, what: str, number: Any) -> None:
 
 async def live_and_check(folder: Path, script: Sequence[tuple[str, Any]]) -> list[str]:
     """Runs a script on a log, and returns what is wrong in the end."""
-    url, clock = f"sqlite:///{folder}/log.db", VirtualClock()
-    everything: list[Any] = [*projected.ALL, Hours(url=f"sqlite:///{folder}/hours.db")]
+    url, clock = url_of(folder), VirtualClock()
+    beside = f"sqlite:///{folder}/hours.db" if url.startswith("sqlite") else f"{url}&schema=hours"
+    everything: list[Any] = [*projected.ALL, Hours(url=beside)]
     given = everything
     rest = list(script)
     while True:
@@ -210,17 +213,21 @@ async def live_and_check(folder: Path, script: Sequence[tuple[str, Any]]) -> lis
 
 
 @pytest.mark.timeout(60 + 60 * SCALE)
-@settings(
-    max_examples=int(12 * SCALE) or 1,
-    deadline=None,
-    derandomize=SCALE == 1,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
-@given(SCRIPTS)
-def test_rebuilt_equals_live(script: list[tuple[str, Any]]) -> None:
+@pytest.mark.parametrize("database", DATABASES)
+def test_rebuilt_equals_live(database: str) -> None:
+    @settings(
+        max_examples=int(EXAMPLES[database] * SCALE) or 1,
+        deadline=None,
+        derandomize=SCALE == 1,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+    @given(SCRIPTS)
+    def law(script: list[tuple[str, Any]]) -> None:
+        with tempfile.TemporaryDirectory() as name, placed(Path(name), database) as folder:
+            assert asyncio.run(live_and_check(folder, script)) == []
+
     logging.disable(logging.CRITICAL)
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            assert asyncio.run(live_and_check(Path(folder), script)) == []
+        law()
     finally:
         logging.disable(logging.NOTSET)

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from eventsourcing.persistence import Notification
+from places import archives, placed, url_of
 
 from wfes import (
     ChildWorkflowError,
@@ -51,7 +52,7 @@ from wfes.testing import Environment
 from wfes_projections import inline
 
 SCALE = int(os.environ.get("WFES_TEST_SCALE", "1"))
-RUNS = 8 * SCALE
+RUNS = {"sqlite": 8 * SCALE, "postgresql": 2 * SCALE}
 
 
 async def live(plan: list[Any], step: Step) -> Any:
@@ -248,13 +249,20 @@ def check_rows(log: Log, events: Iterable[Notification]) -> None:
     target.connection.close()
 
 
-@pytest.mark.parametrize("seed", range(RUNS))
-def test_laws_of_retention(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("database", "seed"), [(database, seed) for database, runs in RUNS.items() for seed in range(runs)]
+)
+def test_laws_of_retention(database: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with placed(tmp_path, database) as folder:
+        _laws_of_retention(seed, folder, monkeypatch)
+
+
+def _laws_of_retention(seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = Random(seed)
     monkeypatch.setattr(pruning, "INSTANCES_MAX", draw.choice([1, 2, 5, 100]))
     monkeypatch.setattr(pruning, "BLOCK_BYTES", draw.choice([1, 2_000, 256 * 1024]))
     monkeypatch.setattr("wfes.log.archived.PAGE", draw.choice([3, 50, 5_000]))
-    url = f"sqlite:///{tmp_path}/log.db"
+    url = url_of(folder)
     clock = testing.VirtualClock()
     seen: dict[int, Notification] = {}
     runs: list[Instance[Any]] = []
@@ -304,7 +312,7 @@ def test_laws_of_retention(seed: int, tmp_path: Path, monkeypatch: pytest.Monkey
             head = engine._log.max_notification_id()
             live_rows = (await engine.query(Tallies.all(), at_least=head)).value
             assert (await engine.query(LateTallies.all(), at_least=head)).value == live_rows
-            shutil.rmtree(tmp_path / "log.db.archive", ignore_errors=True)
+            shutil.rmtree(archives(folder), ignore_errors=True)
             check_rows(engine._log, whole_log(engine._log, lenient=True))
             return live_rows
 
