@@ -22,6 +22,7 @@ from wfes import (
     InstanceNotFound,
     InvalidData,
     InvalidInput,
+    LogUnavailable,
     NotSupported,
     RequestNotPending,
     Status,
@@ -552,6 +553,32 @@ def test_postgresql_says_what_is_wrong_and_leaves_the_transaction_well(
             run = await plain.start(1, connection=customer.connection)
             await customer.commit()
             assert await run.result(timeout=20) == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", ["psycopg", "psycopg-async"])
+def test_a_connection_that_is_closed_or_breaks_is_told(postgres_url: str, kind: str) -> None:
+    """It is not mixed up with a log that is away."""
+    import psycopg
+
+    async def main() -> None:
+        async with opened(kind, postgres_url) as (engine, customer):
+            closed = await connected(kind, postgres_url)
+            closing = closed.close()
+            if asyncio.iscoroutine(closing):
+                await closing
+            with pytest.raises(ValueError, match="connection= is closed; it must be an open connection"):
+                await plain.start(1, connection=closed)
+            await customer.do("SELECT 1")
+            with psycopg.connect(postgres_url, autocommit=True) as other:
+                other.execute("SELECT pg_terminate_backend(%s)", (customer.connection.info.backend_pid,))
+            with pytest.raises(LogUnavailable, match="connection= has broken, and its transaction is undone"):
+                await plain.start(1, connection=customer.connection)
+            with pytest.raises(ValueError, match="connection= has broken; it must be an open connection"):
+                await plain.start(1, connection=customer.connection)
+            assert (await engine.instances()).items == []
+            assert await (await plain.start(2)).result(timeout=20) == 2
 
     asyncio.run(main())
 

@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import tuple_row
 
+from wfes.errors import LogUnavailable
 from wfes.log.callers import described
 from wfes.log.port import Handed
 from wfes.log.postgres_errors import unavailable
@@ -50,6 +51,7 @@ class PostgresCaller:
     async def _run(self, sql: bytes, params: Sequence[object], *, asks: bool = True) -> list[Any]:
         """Its rows, where it asks for any. (In a pipeline of the caller's nothing else tells whether it has any.)"""
         connection = self._connection
+        self._check_open()
         try:
             if isinstance(connection, psycopg.AsyncConnection):
                 async with connection.cursor(row_factory=tuple_row) as cursor:
@@ -58,9 +60,26 @@ class PostgresCaller:
             # A round trip to the server is none of the event loop's business.
             return await asyncio.to_thread(_run, connection, sql, params, asks)
         except psycopg.OperationalError as error:
-            raise unavailable(self._url, error) or error from error
+            found = unavailable(self._url, error)
+            if found is not None and connection.closed:
+                raise LogUnavailable(
+                    self._url,
+                    f"connection= has broken, and its transaction is undone with all that was in it; begin it again on "
+                    f"a new one: {found.reason}",
+                    retryable=True,
+                ) from error
+            raise found or error from error
+
+    def _check_open(self) -> None:
+        if self._connection.closed:
+            how = "has broken" if self._connection.broken else "is closed"
+            raise ValueError(
+                f"connection= {how}; it must be an open connection to the log's database: what is handed over on it is "
+                "part of its transaction"
+            )
 
     async def check(self) -> None:
+        self._check_open()
         schema, number, database, server = await asyncio.to_thread(self._where)
         outbox = _quoted(schema, "wfes_outbox")
         found = await self._run(own("where_outbox"), (outbox, outbox, outbox))

@@ -50,7 +50,11 @@ def proxy(postgres_url: str) -> Generator[Proxy]:
 @pytest.fixture
 def unnoticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """That a connection was cut shows at its first statement only."""
-    monkeypatch.setattr(postgres_connection, "is_cut", lambda _: False)
+
+    def never(connection: object) -> bool:
+        return False
+
+    monkeypatch.setattr(postgres_connection, "is_cut", never)
     monkeypatch.setattr(postgres_connection, "WAIT_SECONDS", 0.5)
 
 
@@ -108,7 +112,7 @@ def test_a_server_that_is_away_is_told_by_the_reads(postgres_url: str, proxy: Pr
         proxy.refusing = True
         proxy.cut_now()
         begun = time.monotonic()
-        with pytest.raises(LogUnavailable, match="server closed the connection|cannot be reached") as caught:
+        with pytest.raises(LogUnavailable, match="cannot be reached") as caught:
             log.max_notification_id()
         assert caught.value.retryable
         assert time.monotonic() - begun < 5
@@ -165,7 +169,8 @@ def isolated_url(postgres_url: str, request: pytest.FixtureRequest) -> str:
     """Of a database whose transactions are of another isolation, unless they say which."""
     name = urlsplit(postgres_url).path[1:]
     with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = '{request.param}'")
+        sql = f"ALTER DATABASE {name} SET default_transaction_isolation = '{request.param}'"
+        connection.execute(sql.encode())
     return postgres_url
 
 
