@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
-from wfes import Engine, Retry, Step, StepError, UnstorableValue, workflow
+from wfes import Engine, LogUnavailable, Retry, Step, StepError, UnstorableValue, workflow
 from wfes.core.events import RunClaimed
+from wfes.handler import transaction
 from wfes.log import sqlite_lent
 from wfes.log.port import Tx
+from wfes.log.postgres import PostgresLog
 from wfes.log.sqlite import SQLiteLog
 
 TABLE = "CREATE TABLE IF NOT EXISTS made (what VARCHAR(100))"
@@ -92,6 +94,30 @@ def test_a_function_gets_a_connection_and_its_result_is_recorded(url: str) -> No
         ]
 
     assert outcome(url, handler) == ["a", "b", ["a", "b"]]
+
+
+def test_a_server_that_is_away_is_no_failed_attempt(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long nothing can be lent: the function was not even called."""
+    monkeypatch.setattr(transaction, "AGAIN_MICROS", 1_000)
+    lend = PostgresLog.lend
+    tries = 0
+
+    def lend_later(log: PostgresLog) -> Any:
+        nonlocal tries
+        tries += 1
+        if tries <= 12:
+            raise LogUnavailable(log.url, "it is away", retryable=True)
+        return lend(log)
+
+    monkeypatch.setattr(PostgresLog, "lend", lend_later)
+
+    async def handler(step: Step) -> Any:
+        return await step.transaction("late", put, "a", max_attempts=1)
+
+    assert outcome(postgres_url, handler) == "a"
+    assert tries == 13
 
 
 def test_a_failed_attempt_leaves_nothing_and_is_made_again(url: str) -> None:

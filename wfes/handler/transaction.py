@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from wfes.core import durations
 from wfes.core import events as e
 from wfes.core.types import ABSENT
+from wfes.errors import ForbiddenInTransaction
 from wfes.handler import functions
 from wfes.handler.attempts import CUT_OFFS_MAX, StepAsk, _close_unbegun, _contained
 from wfes.handler.outbox import Entry
 from wfes.handler.scope import Scope, enter
 from wfes.handler.state import plain
-from wfes.handler.turns import Ahead, InTurn, Lost, Turn, run_ahead
-from wfes.log.lent import Forbidden
+from wfes.handler.turns import Ahead, InTurn, Lost, NotLent, Turn, run_ahead
 
 if TYPE_CHECKING:
     from wfes.runtime.values import Sealed
@@ -149,13 +149,15 @@ class TransactionAsk(StepAsk):
             self.begin()
 
     def _failed(self, error: BaseException) -> None:
-        if isinstance(error, Lost) and self.cut_offs < CUT_OFFS_MAX:
+        if isinstance(error, NotLent):
+            self.turned_down(error)  # the database is away, for however long
+        elif isinstance(error, Lost) and self.cut_offs < CUT_OFFS_MAX:
             self.cut_offs += 1  # else it may be what the function does that ends its connection
             self.turned_down(error)
         else:
             super()._failed(error)
 
     def _is_miscalled(self, error: BaseException) -> bool:
-        if isinstance(error, Forbidden):
+        if isinstance(error, ForbiddenInTransaction):
             return True
         return isinstance(error, TypeError) and not functions.takes(self.fn, (None, *self.args))

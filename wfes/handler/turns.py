@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from wfes import errors
 from wfes.core import durations
 from wfes.handler import functions
-from wfes.log.lent import Forbidden
 
 if TYPE_CHECKING:
     from wfes.core import events as e
@@ -39,6 +38,10 @@ class Failed(Exception):
 
 class Lost(Exception):
     """The transaction is gone through no fault of the function, and what it wrote with it."""
+
+
+class NotLent(Lost):
+    """There is no transaction to be had at the moment: the function was not called."""
 
 
 class Turn(Protocol):
@@ -273,9 +276,11 @@ class Ahead(_Turn):
 
 def _reason(lent: Lent, error: BaseException) -> BaseException:
     """What to tell: what the function did that it must not, rather than how the database refused that."""
-    if isinstance(error, Exception) and not isinstance(error, Forbidden) and lent.refused is not None:
-        return Forbidden(lent.refused)
-    return error
+    reason = error.reason if isinstance(error, errors.ForbiddenInTransaction) else lent.refused
+    if reason is None or not isinstance(error, Exception):
+        return error
+    # The public error and not the one that the database's own library would have raised: this one is recorded.
+    return errors.ForbiddenInTransaction(reason).with_traceback(error.__traceback__)
 
 
 def _give_back(borrowing: Future[Any]) -> None:
@@ -301,7 +306,8 @@ async def run_ahead(ask: TransactionAsk) -> Ahead:
     """Runs the function in a transaction of its own.
 
     Raises:
-        Lost: there is no transaction to be had, or the database ended it.
+        NotLent: there is no transaction to be had.
+        Lost: the database ended it.
     """
     host = ask.execution.host
     await host.lending.acquire()
@@ -319,7 +325,7 @@ async def _run_ahead(ask: TransactionAsk) -> Ahead:
     try:
         lent = await asyncio.wrap_future(borrowing)
     except errors.LogUnavailable as error:
-        raise Lost(str(error)) from error
+        raise NotLent(str(error)) from error
     except asyncio.CancelledError:
         borrowing.add_done_callback(_give_back)
         raise
