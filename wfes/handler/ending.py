@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from traceback import walk_tb
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
@@ -61,31 +60,3 @@ def _paths_in(error: BaseException | None, depth: int = 0) -> list[str]:
 
 def _is_group(error: object) -> bool:
     return isinstance(error, BaseExceptionGroup)
-
-
-def whereabouts(execution: Execution) -> str:
-    """Where in the user's source the handler stands, for reports; empty where that is unknown."""
-    if execution.main is None:
-        return ""
-    frame: Any = None
-    code = execution.workflow.handler.__code__
-    source = code.co_filename
-    awaited: Any = execution.main.get_coro()
-    while awaited is not None:
-        found = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)
-        if found is None:
-            break
-        if frame is None or found.f_code.co_filename == source:
-            frame = found
-        awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
-    if frame is None:
-        return f" (handler {code.co_name} at {source}:{_ended_at(execution.main, source) or code.co_firstlineno})"
-    return f" (at {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name})"
-
-
-def _ended_at(main: asyncio.Task[Any], source: str) -> int | None:
-    """The line of the user's source that an exception left the handler by."""
-    if not main.done() or main.cancelled() or (error := main.exception()) is None:
-        return None
-    lines = [line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_filename == source]
-    return lines[-1] if lines else None

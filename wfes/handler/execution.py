@@ -48,6 +48,7 @@ from wfes.handler.state import RecordedState, plain
 
 if TYPE_CHECKING:
     from wfes.definition import Workflow
+    from wfes.handler.difference import Difference, Place
     from wfes.runtime.values import Sealed
 
 _log = logging.getLogger("wfes")
@@ -362,7 +363,7 @@ class Execution:
         self.nested.close(path)
         self.nested.forget_failures(path)
 
-    def hold(self, kind: str, report: str) -> None:
+    def hold(self, kind: str, report: str | Difference) -> None:
         """Pauses the instance by the engine itself, with a reason somebody can act upon, and leaves memory."""
         if self.is_leaving:
             return
@@ -370,6 +371,10 @@ class Execution:
             self.ends.finish_interrupted()
         else:
             self.rest.hold(kind, report)
+
+    def place_of(self, path: str) -> Place | None:
+        """Where the handler asked for this path, if that was noted: whoever only reads a history notes it."""
+        return None
 
     # ------------------------------------------------------------------------------------- from outside
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from wfes import errors
 from wfes.handler.attempts import StepAsk
+from wfes.handler.difference import Difference, code_of
 
 if TYPE_CHECKING:
     from wfes.handler.asks import Ask
@@ -29,8 +30,13 @@ def recall(execution: Execution, ask: Ask) -> bool:
     if nested.kind != ask.kind:
         execution.hold(
             "difference",
-            f"inside step {ask.path.rpartition('/')[0]!r} the history has a {nested.kind} at {ask.path!r}, "
-            f"and the code now asks for a {ask.kind} there",
+            Difference(
+                version=0,
+                path=ask.path,
+                expected=f"{nested.kind} {ask.path!r} was asked for, inside step {ask.path.rpartition('/')[0]!r}",
+                actual=f"asks for {ask.describe()} there",
+                code=code_of(execution.workflow),
+            ),
         )
         raise errors.Suspended
     nested.apply(ask)

@@ -11,14 +11,13 @@ be given to whoever asks for their paths again.
 
 from __future__ import annotations
 
-import sys
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wfes.core import events as e
 from wfes.core.state import Status
 from wfes.handler.attempts import StepAsk
-from wfes.handler.ending import whereabouts
+from wfes.handler.difference import Difference, code_of, recorded_codes, standing
 from wfes.handler.nested import SUCCESSES, Nested
 
 if TYPE_CHECKING:
@@ -44,6 +43,18 @@ _GIVEN: frozenset[type[e.Event]] = frozenset((*_RELEASES, e.TimerFired, e.Cancel
 class _Step(Enum):
     DONE = 1
     WAIT = 2
+
+
+class Mismatch(NamedTuple):
+    """Where code and history part: the path, what the history has there, what the code does.
+
+    ``instead`` is the path that the code asks for in its place, where it asks for any.
+    """
+
+    path: str | None
+    expected: str
+    actual: str
+    instead: str | None = None
 
 
 class Replay:
@@ -191,9 +202,8 @@ class Replay:
             verdict = self._apply(recorded.event, recorded.originator_version)
             if verdict is _Step.WAIT:
                 return False
-            if verdict is not _Step.DONE:
-                report = f"version {recorded.originator_version} of the history: {verdict}"
-                execution.hold("difference", report + self._place())
+            if isinstance(verdict, Mismatch):
+                execution.hold("difference", self.difference(recorded.originator_version, verdict))
                 return False
             self._cursor += 1
         if execution.is_leaving:
@@ -201,7 +211,7 @@ class Replay:
         self._history = []
         return True
 
-    def _apply(self, event: e.Event, version: int) -> _Step | str:
+    def _apply(self, event: e.Event, version: int) -> _Step | Mismatch:
         execution = self._execution
         cls = type(event)
         if cls in _KINDS:
@@ -242,7 +252,7 @@ class Replay:
 
     # -------------------------------------------------------------------------------------------- requests
 
-    def _requested(self, event: Any, kind: str) -> _Step | str:
+    def _requested(self, event: Any, kind: str) -> _Step | Mismatch:
         execution = self._execution
         ask = execution.asks.get(event.path)
         if ask is None:
@@ -255,9 +265,11 @@ class Replay:
                 if type(event) in _IMMEDIATE:
                     nested.end = event
                 return _Step.DONE
-            return self._missing(f"{kind} {event.path!r} was asked for")
+            return self._missing(event.path, f"{kind} {event.path!r} was asked for")
         if ask.kind != kind and not (kind == "call" and ask.kind in ("child", "workflow")):
-            return f"{kind} {event.path!r} is recorded, and the code asks for a {ask.kind} there"
+            return Mismatch(
+                ask.path, f"{kind} {ask.path!r} was asked for", f"asks for {ask.describe()} there", ask.path
+            )
         execution.fresh.pop(ask, None)
         ask.recorded = True
         if ask.withdrawn:
@@ -266,28 +278,30 @@ class Replay:
             ask.adopt(event)
         return _Step.DONE
 
-    def _withdrawn(self, event: Any) -> _Step | str:
+    def _withdrawn(self, event: Any) -> _Step | Mismatch:
         execution = self._execution
         ask = execution.asks.get(event.path)
         if ask is None or not ask.withdrawn:
             if self._enclosing(event.path) is not None:
                 execution.nested.recorded.pop(event.path, None)
                 return _Step.DONE
-            return self._missing(f"{event.path!r} was withdrawn")
+            return self._missing(event.path, f"{event.path!r} was withdrawn")
         execution.fresh.pop(ask, None)
         execution.unregister(ask)
         return _Step.DONE
 
-    def _missing(self, what: str) -> _Step | str:
+    def _missing(self, path: str, what: str) -> _Step | Mismatch:
         """The handler has not done what is recorded: it may still, while it waits for something outside."""
         execution = self._execution
         if execution.loop.outside_open or execution.loop.has_ready:
             return _Step.WAIT
         if execution.main is None or execution.main.done():
-            return f"{what}, and the code now ends before it ({self._ending()})"
-        asked = [ask.describe() for ask, withdrawn in execution.fresh.items() if not withdrawn]
-        instead = f"now asks for {', '.join(asked[:5])}" if asked else "now asks for nothing there"
-        return f"{what}, and the code {instead}"
+            return Mismatch(path, what, f"ends before it ({self._ending()})")
+        asked = [ask for ask, withdrawn in execution.fresh.items() if not withdrawn]
+        if not asked:
+            return Mismatch(path, what, "asks for nothing there")
+        described = ", ".join(ask.describe() for ask in asked[:5])
+        return Mismatch(path, what, f"asks for {described}", asked[0].path)
 
     def _ending(self) -> str:
         main = self._execution.main
@@ -311,7 +325,7 @@ class Replay:
 
     # -------------------------------------------------------------------------------------------- releases
 
-    def _released(self, event: Any) -> _Step | str:
+    def _released(self, event: Any) -> _Step | Mismatch:
         execution = self._execution
         ask = execution.asks.get(event.path)
         if ask is None:
@@ -320,15 +334,18 @@ class Replay:
                 nested.end = event
                 self._consume(event)
                 return _Step.DONE
-            return self._missing(f"{event.path!r} ended ({type(event).__name__})")
+            return self._missing(event.path, f"{event.path!r} ended ({type(event).__name__})")
         if isinstance(event, e.ResultReused):
             execution.fresh.pop(ask, None)
             execution.pool.pop(ask.path, None)
             ask.recorded = True
         if ask.withdrawn:
-            return self._missing(f"{ask.describe()} ended ({type(event).__name__}) before it was withdrawn")
+            ended = f"{ask.describe()} ended ({type(event).__name__}) before it was withdrawn"
+            return self._missing(ask.path, ended)
         if not ask.recorded:
-            return f"{ask.describe()} ended before it began"
+            return Mismatch(
+                ask.path, f"{ask.describe()} ended", "asks for it, though the history has no beginning of it"
+            )
         self._consume(event)
         execution.release(ask, event)
         return _Step.DONE
@@ -337,7 +354,7 @@ class Replay:
         if isinstance(event, e.ListenEnded):
             self._execution.inbox.consume(event.received)
 
-    def _attempt_failed(self, event: e.StepAttemptFailed) -> _Step | str:
+    def _attempt_failed(self, event: e.StepAttemptFailed) -> _Step | Mismatch:
         execution = self._execution
         ask = execution.asks.get(event.path)
         if ask is not None:
@@ -345,7 +362,7 @@ class Replay:
         elif (nested := execution.nested.recorded.get(event.path)) is not None:
             nested.add(event)
         else:
-            return self._missing(f"step {event.path!r} was attempted")
+            return self._missing(event.path, f"step {event.path!r} was attempted")
         execution.nested.forget_failures(event.path)
         return _Step.DONE
 
@@ -398,13 +415,16 @@ class Replay:
         if execution.state is not None:
             execution.state.forget(self._void_fields)
 
-    def _place(self) -> str:
-        """Where the handler stands, and whether it runs under another Python than it did."""
+    def difference(self, version: int, mismatch: Mismatch) -> Difference:
+        """What is said of a mismatch at this version of the history."""
         execution = self._execution
-        here = f"{sys.version_info[0]}.{sys.version_info[1]}"
-        note = ""
-        codes = [r.event.code for r in self._history if isinstance(r.event, e.RunClaimed)]
-        pythons = {str(code["python"]) for code in codes if code and "python" in code}
-        if pythons - {here}:
-            note = f"; recorded under Python {', '.join(sorted(pythons))}, run now under {here}"
-        return whereabouts(execution) + note
+        place = None if mismatch.instead is None else execution.place_of(mismatch.instead)
+        return Difference(
+            version=version,
+            path=mismatch.path,
+            expected=mismatch.expected,
+            actual=mismatch.actual,
+            place=place or standing(execution),
+            recorded=recorded_codes(self._history),
+            code=code_of(execution.workflow),
+        )

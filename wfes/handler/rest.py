@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from wfes.core import durations
 from wfes.core import events as e
-from wfes.handler.ending import whereabouts
+from wfes.handler.difference import Difference, whereabouts
 from wfes.handler.ends import CLEANUP_MICROS
 from wfes.handler.outbox import Entry
 
@@ -120,7 +120,7 @@ class Rest:
         line.add(Entry(e.RunReleased(at=at, waiting=waiting, suspended=suspended), blocks=True))
         line.outbox.flush()
 
-    def hold(self, kind: str, report: str) -> None:
+    def hold(self, kind: str, report: str | Difference) -> None:
         """Pauses the instance by the engine itself, with a report, and leaves memory; one that is to end, ends."""
         execution = self._execution
         if execution.replay is not None:
@@ -131,7 +131,7 @@ class Rest:
         name = execution.workflow.name
         _log.warning("instance %s of workflow %r is paused: %s", execution.id, name, report)
         self._held = True
-        execution.line.add(Entry(e.WorkflowPaused(at=execution.stamp(), reason=report, held=kind)))
+        execution.line.add(Entry(e.WorkflowPaused(at=execution.stamp(), reason=str(report), held=kind)))
         self.release(waiting=True)
 
     def stay(self) -> None:

@@ -1,0 +1,150 @@
+"""What is said where a handler's code does not do what its history says it did.
+
+A difference is data first: the event that could not be reproduced, what the history has there and what the code does
+instead. Its text is what a person reads in a paused instance's reason, in ``wfes replay`` and in a failing test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from traceback import walk_tb
+from typing import TYPE_CHECKING, Any
+
+from wfes.core import events as e
+from wfes.version import __version__
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from wfes.definition import Workflow
+    from wfes.handler.execution import Execution
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A line of the user's source.
+
+    Attributes:
+        file: its path, as Python knows it.
+        line: the number of the line, from 1.
+        function: the name of the function there.
+    """
+
+    file: str
+    line: int
+    function: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} in {self.function}"
+
+    @classmethod
+    def of(cls, frame: FrameType) -> Place:
+        """Where a frame stands."""
+        return cls(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """The first point at which code and history part.
+
+    Attributes:
+        version: the event of the history that was not reproduced; 0 where the replay never got to one.
+        path: the step or wait it is about, or None.
+        expected: what the history has there.
+        actual: what the code does instead.
+        place: the line of the handler where it does, or where it stands; None where that is unknown.
+        recorded: the codes that ran the history so far: ``{"version", "digest", "python", "wfes"}`` each, the oldest
+            first, without repetitions.
+        code: the code that ran now, by the same names.
+        note: what else helps, or None.
+    """
+
+    version: int
+    path: str | None
+    expected: str
+    actual: str
+    place: Place | None = None
+    recorded: tuple[dict[str, Any], ...] = ()
+    code: dict[str, Any] | None = None
+    note: str | None = None
+
+    def __str__(self) -> str:
+        where = f"version {self.version} of the history" if self.version else "the history"
+        at = "" if self.place is None else f" (at {self.place})"
+        lines = [f"{where}: the code differs from what it recorded", f"  recorded: {self.expected}"]
+        lines.append(f"  now:      {self.actual}{at}")
+        lines.extend(f"  {name:<9} {text}" for name, text in self._codes())
+        if self.note is not None:
+            lines.append(f"  note:     {self.note}")
+        return "\n".join(lines)
+
+    def _codes(self) -> list[tuple[str, str]]:
+        """What differs between the code that recorded and the code that ran now."""
+        now = self.code
+        if now is None or not self.recorded:
+            return []
+        found: list[tuple[str, str]] = []
+        for name, title in (("version", "label:"), ("python", "Python:"), ("digest", "digest:")):
+            then = list(dict.fromkeys(str(code[name])[:12] for code in self.recorded if code.get(name)))
+            today = str(now.get(name, ""))[:12]
+            if then and (then[-1] != today or set(then) - {today}):
+                found.append((title, f"recorded under {', '.join(then)}, run now under {today or 'none'}"))
+        return found
+
+
+def code_of(workflow: Workflow[Any, Any]) -> dict[str, Any]:
+    """What is recorded in a claim as the code that ran: label, digest, and the versions that matter for replay."""
+    code = {
+        "version": workflow.version,
+        "digest": workflow.digest,
+        "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+        "wfes": __version__,
+    }
+    return {name: value for name, value in code.items() if value is not None}
+
+
+def recorded_codes(history: Iterable[e.Recorded]) -> tuple[dict[str, Any], ...]:
+    """The codes of a history's claims, the oldest first, each once."""
+    found: list[dict[str, Any]] = []
+    for recorded in history:
+        code: Any = recorded.event.code if isinstance(recorded.event, e.RunClaimed) else None
+        if code and code not in found:
+            found.append(code)
+    return tuple(found)
+
+
+def standing(execution: Execution) -> Place | None:
+    """Where in the user's source the handler stands, or where it ended."""
+    main = execution.main
+    if main is None:
+        return None
+    code = execution.workflow.handler.__code__
+    frame: Any = None
+    awaited: Any = main.get_coro()
+    while awaited is not None:
+        found = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)
+        if found is None:
+            break
+        if frame is None or found.f_code.co_filename == code.co_filename:
+            frame = found
+        awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
+    if frame is not None:
+        return Place.of(frame)
+    return Place(code.co_filename, _ended_at(main, code.co_filename) or code.co_firstlineno, code.co_name)
+
+
+def whereabouts(execution: Execution) -> str:
+    """Where in the user's source the handler stands, for the end of a report; empty where that is unknown."""
+    place = standing(execution)
+    return "" if place is None else f" (at {place})"
+
+
+def _ended_at(main: asyncio.Task[Any], source: str) -> int | None:
+    """The line of the user's source that an exception left the handler by."""
+    if not main.done() or main.cancelled() or (error := main.exception()) is None:
+        return None
+    lines = [line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_filename == source]
+    return lines[-1] if lines else None
