@@ -154,7 +154,7 @@ def _workers(log: Log, now: int) -> list[WorkerRow]:
     for worker, workflow, number in log.read(_HELD):
         holds.setdefault(worker, {})[workflow] = number
     found: list[WorkerRow] = []
-    for id, host, _boot, _beat, _locked, _lease, draining, name, pid, started_at, beat_at, code in rows:
+    for id, host, _boot, _beat, _locked, _lease, draining, code, name, pid, started_at, beat_at in rows:
         status = "dead" if id in dead else "draining" if draining else "running"
         beaten: int | None = beat_at
         found.append(
@@ -193,7 +193,7 @@ def _dead(log: Log, rows: Sequence[Sequence[Any]], now: int) -> set[str]:
     if not presence.certain:
         # There each of them beats all the time.
         for row in rows:
-            registered, started_at, beat_at = leases.Registered.of(row), row[9], row[10]
+            registered, started_at, beat_at = leases.Registered.of(row), row[10], row[11]
             if now - max(started_at, beat_at or 0) > 2 * registered.lease_micros:
                 dead.add(registered.id)
     return dead

@@ -168,6 +168,7 @@ class Claimed:
     Attributes:
         histories: the whole history of each instance claimed, the claim included.
         more: there is probably more to claim at once.
+        left: some of what could be claimed was left to others.
         progressed: something was claimed or ended.
         next_due: when the first instance that nobody owns is due, in microseconds.
         queueing: some instance waits for a slot of its workflow's limited concurrency.
@@ -177,6 +178,7 @@ class Claimed:
 
     histories: list[list[e.Recorded]] = field(default_factory=list[list[e.Recorded]])
     more: bool = False
+    left: bool = False
     progressed: bool = False
     next_due: int | None = None
     queueing: bool = False
@@ -196,6 +198,9 @@ class ClaimRunnable:
         dead: Mapping[str, Share],
         done: Callable[[Claimed], object],
         failed: Callable[[Exception], object],
+        *,
+        among: int = 1,
+        at_least: int = 1,
     ) -> None:
         """Makes the member.
 
@@ -207,6 +212,8 @@ class ClaimRunnable:
             dead: workers that are dead, and which part of what they own is for this worker.
             done: gets what was claimed, on the event loop's thread.
             failed: gets the error, on the event loop's thread.
+            among: how many workers are to share what is runnable now; only this one's part is claimed.
+            at_least: but so many, where there are.
         """
         self._worker = worker
         self._codes = codes
@@ -215,6 +222,8 @@ class ClaimRunnable:
         self._dead = dead
         self._done = done
         self._failed = failed
+        self._among = among
+        self._at_least = at_least
 
     def done(self, result: Claimed) -> None:
         self._done(result)
@@ -233,7 +242,9 @@ class ClaimRunnable:
         if budget.left:
             wanted = budget.left
             ids = self._work.runnable(tx.query, tx.now, wanted)
-            if self._take(tx, ids, None, budget, claimed) or len(ids) == wanted:
+            mine = ids[: max(-(-len(ids) // self._among), self._at_least)]
+            claimed.left = len(mine) < len(ids)
+            if self._take(tx, mine, None, budget, claimed) or len(mine) == wanted:
                 claimed.more = True
         else:
             claimed.more = True

@@ -20,9 +20,11 @@ import platform
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import orjson
 
 from wfes.core import durations
 from wfes.core.durations import SECOND
@@ -58,8 +60,8 @@ CREATE: tuple[str, ...] = (
 )
 """Statements for ``Log.open``."""
 
-SELECT = "SELECT id, host, boot, beat, locked, lease, draining FROM wfes_workers"
-SELECT_WHOLE = """SELECT id, host, boot, beat, locked, lease, draining, name, pid, started_at, beat_at, code
+SELECT = "SELECT id, host, boot, beat, locked, lease, draining, code FROM wfes_workers"
+SELECT_WHOLE = """SELECT id, host, boot, beat, locked, lease, draining, code, name, pid, started_at, beat_at
     FROM wfes_workers ORDER BY started_at, id"""
 INSERT = """INSERT INTO wfes_workers (id, name, host, boot, pid, started_at, beat, locked, code, lease)
     VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?) ON CONFLICT (id) DO NOTHING"""
@@ -121,6 +123,7 @@ class Registered:
         locked: the era of its lock; 0: it holds none that others could see.
         lease_micros: how long its heartbeat may stay unchanged.
         draining: it claims nothing more.
+        code: what it runs, by workflow, as JSON text.
     """
 
     id: str
@@ -129,15 +132,21 @@ class Registered:
     locked: int
     lease_micros: int
     draining: bool
+    code: str = "{}"
 
     @classmethod
     def of(cls, row: Sequence[object]) -> Registered:
         """From the first columns of what ``SELECT`` gave."""
-        id, host, boot, beat, locked, lease, draining = row[:7]
+        id, host, boot, beat, locked, lease, draining, code = row[:8]
         assert isinstance(beat, int)
         assert isinstance(locked, int)
         assert isinstance(lease, int)
-        return cls(str(id), Machine(str(host), str(boot)), beat, locked, lease, bool(draining))
+        return cls(str(id), Machine(str(host), str(boot)), beat, locked, lease, bool(draining), str(code))
+
+    @property
+    def workflows(self) -> frozenset[str]:
+        """What it runs."""
+        return frozenset(orjson.loads(self.code))
 
 
 @dataclass(slots=True)
@@ -147,7 +156,7 @@ class Census:
     Attributes:
         dead: ids of workers that will do nothing any more.
         alive: ids of the others.
-        peers: ids of those of them that still claim.
+        peers: ids of those of them that still claim, and know one of the observer's workflows.
         needs_beat: somebody is registered who judges this worker by its heartbeat.
         unsure: a lock is free that has to be looked at again soon.
         locks: somebody's lock can be seen from here: looking often pays.
@@ -163,9 +172,17 @@ class Census:
 
 @dataclass(slots=True)
 class _Seen:
-    """What is known of another worker: its last heartbeat, for how long that is unchanged, since when it is free."""
+    """What is known of another worker.
+
+    Attributes:
+        beat: its last heartbeat.
+        is_peer: it runs what the observer's worker runs.
+        unchanged: for how long the heartbeat is the same.
+        free_since: since when its lock is free.
+    """
 
     beat: int
+    is_peer: bool
     unchanged: int = 0
     free_since: int | None = None
 
@@ -179,6 +196,7 @@ class Observer:
         machine: Machine,
         presence: Presence | None,
         *,
+        workflows: Iterable[str] = (),
         monotonic: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         """Makes an observer.
@@ -187,11 +205,13 @@ class Observer:
             worker: whose observer it is; empty: nobody's.
             machine: where it looks from.
             presence: what shows locks; None: there are none to see.
+            workflows: what its worker runs: those who run any of it are its peers.
             monotonic: its clock, in nanoseconds.
         """
         self._worker = worker
         self._machine = machine
         self._presence = presence
+        self._workflows = frozenset(workflows)
         self._certain = presence is None or presence.certain
         self._monotonic = monotonic
         self._looked_at: int | None = None
@@ -217,8 +237,10 @@ class Observer:
         for other in others:
             census.needs_beat |= not (self._certain and self._machine.sees_locks_of(other.machine))
             known = self._seen.get(other.id)
-            if known is None or known.beat != other.beat:
-                known = _Seen(other.beat, 0, None if known is None else known.free_since)
+            if known is None:
+                known = _Seen(other.beat, not self._workflows.isdisjoint(other.workflows))
+            elif known.beat != other.beat:
+                known = _Seen(other.beat, known.is_peer, 0, known.free_since)
             else:
                 known.unchanged += passed
             seen[other.id] = known
@@ -226,7 +248,7 @@ class Observer:
                 census.dead.append(other.id)
                 continue
             census.alive.append(other.id)
-            if not other.draining:
+            if known.is_peer and not other.draining:
                 census.peers.append(other.id)
         self._seen = seen
         return census

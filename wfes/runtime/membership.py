@@ -215,7 +215,7 @@ class Membership:
         if presence is not None:
             self._hold = await asyncio.to_thread(presence.hold, worker)
             heart = Heart(self._writer, self._now, worker, presence, self._hold, self._me.lease)
-            observer = leases.Observer(worker, self._me.machine, presence)
+            observer = leases.Observer(worker, self._me.machine, presence, workflows=self._me.code)
             lookout = Lookout(self._log, observer, worker, self._work, heart.beat)
         try:
             await self._write(self._registration(), withdrawable=True)

@@ -118,7 +118,7 @@ def test_what_a_listener_was_given_is_not_kept_in_memory() -> None:
                 await run.send("text", "x" * 100)
             worker = engine._parts._worker
             assert worker is not None
-            execution: Any = worker._running[run.id]
+            execution: Any = worker._executions.running[run.id]
             for _ in range(2_000):
                 history = await run.history()
                 if sum(event.type == "ListenEnded" for event in history) == 19:

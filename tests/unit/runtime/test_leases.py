@@ -173,8 +173,9 @@ def row(
     locked: int = 1,
     lease: int = 30_000_000,
     draining: int = 0,
+    code: str = '{"job": {}}',
 ) -> tuple[object, ...]:
-    return id, host, boot, beat, locked, lease, draining
+    return id, host, boot, beat, locked, lease, draining, code
 
 
 def test_on_one_machine_the_lock_decides_at_once(tmp_path: Path) -> None:
@@ -308,9 +309,16 @@ def test_a_lock_behind_a_connection_says_nothing_about_other_machines() -> None:
     assert looks(observer, clock, 1, rows).dead == ["far", "unlocked"]
 
 
-def test_those_who_drain_claim_nothing() -> None:
-    census = Observer("me", HERE, None, monotonic=Time()).look([row("a"), row("b", draining=1)])
-    assert (census.alive, census.peers) == (["a", "b"], ["a"])
+def test_those_who_drain_or_run_something_else_are_no_peers() -> None:
+    observer = Observer("me", HERE, None, workflows=["job"], monotonic=Time())
+    rows = [
+        row("a"),
+        row("b", draining=1),
+        row("c", code='{"other": {}}'),
+        row("d", code='{"x": {}, "job": {}}'),
+    ]
+    census = observer.look(rows)
+    assert (census.alive, census.peers) == (["a", "b", "c", "d"], ["a", "d"])
 
 
 def test_a_lease_of_its_own_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

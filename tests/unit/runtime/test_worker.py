@@ -262,7 +262,7 @@ def test_no_more_in_memory_than_there_is_room_for() -> None:
                 await until(lambda done=done: len(r.made) == min(5, done + 2))  # type: ignore[misc]
                 assert r.worker.running <= 2
                 r.made[done].complete()
-                await until(lambda done=done: r.made[done].id not in r.worker._running)  # type: ignore[misc]
+                await until(lambda done=done: r.made[done].id not in r.worker._executions.running)  # type: ignore[misc]
             assert sorted(ids(r)) == [f"i{n}" for n in range(5)]
 
     run(main)
@@ -293,7 +293,7 @@ def test_the_timer_wakes_for_the_next_due_instance() -> None:
             await clock.settle()
             assert not r.made
             clock._jump(clock.now() + 4_999_999)
-            await until(lambda: not r.worker._checking and not r.worker._claiming)
+            await until(lambda: r.worker._claiming.quiet)
             assert not r.made
             clock._jump(clock.now() + 1)
             await until(lambda: ids(r) == ["sooner"])
@@ -331,8 +331,8 @@ def test_owners_that_are_registered_nowhere_are_dead(tmp_path: Path) -> None:
             owners = r.owners()
             assert owners.pop("not ours") == "ghost"
             assert set(owners.values()) == {r.worker.worker}
-            await until(lambda: not r.worker._claiming)
-            assert r.worker._left_to_others == {"ghost"}
+            await until(lambda: r.worker._claiming.quiet)
+            assert r.worker._claiming.left_to_others == {"ghost"}
 
     run(main)
 
@@ -350,7 +350,7 @@ def test_a_dead_workers_row_and_lock_are_removed_with_its_last_instance(tmp_path
             transaction.commit()
             await r.start("a", claim=Claim("gone", {}))
             await r.worker.start()
-            await until(lambda: ids(r) == ["a"] and not r.worker._claiming)
+            await until(lambda: ids(r) == ["a"] and r.worker._claiming.quiet)
             await until(lambda: [x[0] for x in r.log.read(leases.SELECT)] == [r.worker.worker])
             assert [path.stem for path in directory.iterdir()] == [r.worker.worker]
         assert not directory.exists()
@@ -410,14 +410,14 @@ def test_a_stop_does_not_wait_for_an_execution_that_cannot_be_made() -> None:
 
             r.worker._execution = make
             await r.start("bad")
-            begin = r.worker._begin
+            begin = r.worker._executions._begin
             begun = asyncio.Event()
 
             def held(id: str, history: list[e.Recorded]) -> None:
                 begun.set()
                 r.loop.call_soon(begin, id, history)
 
-            r.worker._begin = held  # type: ignore[method-assign]
+            r.worker._executions._begin = held  # type: ignore[method-assign]
             await r.worker.start()
             await begun.wait()
             # It has a place still, and gives it back by failing.
