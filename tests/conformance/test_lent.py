@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from wfes.errors import LogUnavailable
-from wfes.log.lent import Forbidden
+from wfes.errors import ForbiddenInTransaction, LogUnavailable
 from wfes.log.open import open_log
 from wfes.log.port import Lent, Log, StoredRow
 
@@ -114,7 +113,7 @@ def test_what_is_forbidden_is_refused_and_told(log: Log, sql: str) -> None:
     with pytest.raises(Exception, match=r"not authorized|is not for a function"):
         use(lent, sql)
     assert lent.refused is not None
-    with pytest.raises(Forbidden, match="is not for a function"):
+    with pytest.raises(ForbiddenInTransaction, match="is not for a function"):
         lent.settle()
     lent.rollback()
     lent.close()
@@ -125,7 +124,7 @@ def test_what_is_forbidden_is_refused_and_told(log: Log, sql: str) -> None:
 def test_a_transaction_that_was_ended_behind_our_back_is_noticed(log: Log) -> None:
     lent = log.lend()
     use(lent, "DO $$ BEGIN PERFORM set_config('wfes.lent', '', true); END $$")
-    with pytest.raises(Forbidden):
+    with pytest.raises(ForbiddenInTransaction):
         lent.settle()
     lent.rollback()
     lent.close()

@@ -12,7 +12,16 @@ from typing import Any
 
 import pytest
 
-from wfes import Engine, LogUnavailable, Retry, Step, StepError, UnstorableValue, workflow
+from wfes import (
+    Engine,
+    ForbiddenInTransaction,
+    LogUnavailable,
+    Retry,
+    Step,
+    StepError,
+    UnstorableValue,
+    workflow,
+)
 from wfes.core.events import RunClaimed
 from wfes.handler import transaction
 from wfes.log import sqlite_lent
@@ -162,8 +171,11 @@ def test_what_is_not_the_functions_is_refused_at_once(
         what(connection)
 
     async def handler(step: Step) -> Any:
-        with pytest.raises(StepError, match=f"failed after 1 attempt: .*{words}.* is not for a function"):
+        pattern = f"failed after 1 attempt: wfes.ForbiddenInTransaction: .*{words}.* is not for a function"
+        with pytest.raises(StepError, match=pattern) as caught:
             await step.transaction("forbidden", forbidden)
+        assert caught.value.matches(ForbiddenInTransaction)
+        assert "in forbidden" in caught.value.error.traceback
         return await step.transaction("see", rows)
 
     assert outcome(url, handler) == []
@@ -442,6 +454,26 @@ def test_on_postgresql_a_lost_connection_costs_no_attempt(postgres_url: str) -> 
 
     assert outcome(postgres_url, handler) == [1, ["once"]]
     assert cuts == [1]
+
+
+def test_on_postgresql_who_ends_its_own_connection_again_and_again_fails(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After five times in a row it counts as an attempt that failed, with what the database's library raised."""
+    monkeypatch.setattr(transaction, "AGAIN_MICROS", 1_000)
+    calls: list[int] = []
+
+    def suicidal(connection: Any) -> None:
+        calls.append(1)
+        connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    async def handler(step: Step) -> Any:
+        with pytest.raises(StepError, match="after 1 attempt: psycopg.errors.AdminShutdown: terminating"):
+            await step.transaction("cut", suicidal, max_attempts=1)
+        return await step.transaction("see", rows)
+
+    assert outcome(postgres_url, handler) == []
+    assert len(calls) == 6
 
 
 def test_whoever_was_taken_over_in_the_meantime_commits_nothing(

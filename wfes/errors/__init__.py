@@ -17,6 +17,7 @@ from wfes.errors.caller import DuplicateProjection as DuplicateProjection
 from wfes.errors.caller import DuplicateSchedule as DuplicateSchedule
 from wfes.errors.caller import DuplicateWorkflow as DuplicateWorkflow
 from wfes.errors.caller import EngineNotOpen as EngineNotOpen
+from wfes.errors.caller import ForbiddenInTransaction as ForbiddenInTransaction
 from wfes.errors.caller import InsideHandler as InsideHandler
 from wfes.errors.caller import InstanceEnded as InstanceEnded
 from wfes.errors.caller import InstanceExists as InstanceExists
@@ -31,6 +32,7 @@ from wfes.errors.caller import ProjectionNotReady as ProjectionNotReady
 from wfes.errors.caller import ProjectionStopped as ProjectionStopped
 from wfes.errors.caller import RequestNotPending as RequestNotPending
 from wfes.errors.caller import StateReadOnly as StateReadOnly
+from wfes.errors.caller import UnknownMoment as UnknownMoment
 from wfes.errors.caller import UnknownProjection as UnknownProjection
 from wfes.errors.caller import UnknownRequest as UnknownRequest
 from wfes.errors.caller import UnknownSchedule as UnknownSchedule

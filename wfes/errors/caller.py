@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 
 from wfes.errors.base import WfesError, because, one_of
 
@@ -47,6 +48,32 @@ class InstanceNotFound(WfesError, LookupError):
 
     def __str__(self) -> str:
         return f"there is no instance with the id {self.id!r} in this log"
+
+
+class UnknownMoment(WfesError, LookupError):
+    """The instance's history has no such version, or began later.
+
+    Attributes:
+        id: The instance.
+        asked: The version, or the aware `datetime`, that was asked for.
+        version: Its newest version.
+        began: When it was started.
+    """
+
+    def __init__(self, id: str, asked: int | datetime, version: int, began: datetime) -> None:
+        super().__init__()
+        self.id = id
+        self.asked = asked
+        self.version = version
+        self.began = began
+
+    def __str__(self) -> str:
+        if isinstance(self.asked, datetime):
+            return (
+                f"instance {self.id!r} was not there at {self.asked.isoformat()}: it was started at "
+                f"{self.began.isoformat()}"
+            )
+        return f"instance {self.id!r} has no version {self.asked}: its versions are 1 to {self.version}"
 
 
 class InstanceExists(WfesError, ValueError):
@@ -326,6 +353,21 @@ class StateReadOnly(WfesError):
             f"state.{self.field} cannot be changed in {place}: the handler alone changes the state;"
             " return the value from the step and assign it in the handler"
         )
+
+
+class ForbiddenInTransaction(WfesError):
+    """A function of `step.transaction` did what only its step may do.
+
+    It tried to end the transaction, which is committed together with the step's completion, to write to the log's own
+    tables, or to change the connection, which is the engine's. What it wrote is rolled back, and it is not run again.
+
+    Attributes:
+        reason: What it did, and why that is not for it.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class UnstorableValue(WfesError, ValueError):

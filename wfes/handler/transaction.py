@@ -151,9 +151,12 @@ class TransactionAsk(StepAsk):
     def _failed(self, error: BaseException) -> None:
         if isinstance(error, NotLent):
             self.turned_down(error)  # the database is away, for however long
-        elif isinstance(error, Lost) and self.cut_offs < CUT_OFFS_MAX:
-            self.cut_offs += 1  # else it may be what the function does that ends its connection
-            self.turned_down(error)
+        elif isinstance(error, Lost):
+            if self.cut_offs < CUT_OFFS_MAX:
+                self.cut_offs += 1
+                self.turned_down(error)
+            else:  # it may be what the function does that ends its connection: what that raised is told
+                super()._failed(error.__cause__ or error)
         else:
             super()._failed(error)
 

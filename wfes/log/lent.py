@@ -12,10 +12,6 @@ OUTBOX = "wfes_outbox"
 """The one of them that a function may insert into: commands that are part of its transaction."""
 
 
-class Forbidden(Exception):
-    """A function of `step.transaction` did what only its step may do."""
-
-
 def ending(what: str) -> str:
     """The message for ``COMMIT`` and the like."""
     return (

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from eventsourcing.persistence import Notification
 
-from wfes.core.events import Event, Recorded
+from wfes.core.events import Copied, Event, Recorded
 from wfes.core.state import InstanceState
 from wfes.log.archive import Archive
 from wfes.log.presence import Hints, Presence
@@ -148,7 +148,7 @@ class Lent(Protocol):
         """Called when the function is over: checks what it has done, as far as a commit would.
 
         Raises:
-            Forbidden: it did what it must not do.
+            ForbiddenInTransaction: it did what it must not do.
         """
         ...
 
@@ -359,6 +359,10 @@ class Tx(Protocol):
 
         Reactions to these events (waking waiters, …) are appended with them.
         """
+        ...
+
+    def append_copies(self, stream: str, copies: Sequence[tuple[Event, Copied]]) -> int:
+        """As ``append``, for the copies that a fork's history begins with: nothing reacts to what happened elsewhere."""
         ...
 
     def history(self, stream: str, after: int = 0) -> list[Recorded]:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import psycopg
 from psycopg.pq import TransactionStatus
 
+from wfes.errors import ForbiddenInTransaction
 from wfes.log import lent
-from wfes.log.lent import Forbidden
 from wfes.log.postgres_errors import unavailable
 from wfes.log.postgres_sql import own
 from wfes.log.postgres_write import PostgresWrite
@@ -45,7 +45,7 @@ _BESIDE = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|(\$\w*\$).*?\1", re.DOT
 """Comments and quoted text."""
 
 
-class ForbiddenStatement(Forbidden, psycopg.ProgrammingError):
+class ForbiddenStatement(ForbiddenInTransaction, psycopg.ProgrammingError):
     """As psycopg raises what is wrong in a program."""
 
 

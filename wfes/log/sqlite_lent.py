@@ -13,8 +13,8 @@ import time
 from contextlib import suppress
 from typing import Any, NoReturn
 
+from wfes.errors import ForbiddenInTransaction
 from wfes.log import lent
-from wfes.log.lent import Forbidden
 
 LENDS_SECONDS = 1.0
 """How long a step's function may keep what it is lent: nobody else writes to the log meanwhile."""
@@ -47,7 +47,7 @@ _VALUE_PRAGMAS = frozenset(("user_version", "foreign_keys", "encoding"))
 """Those that may be read, and not set."""
 
 
-class ForbiddenStatement(Forbidden, sqlite3.ProgrammingError):
+class ForbiddenStatement(ForbiddenInTransaction, sqlite3.ProgrammingError):
     """As sqlite3 raises what is wrong in a program."""
 
 

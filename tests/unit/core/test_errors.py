@@ -86,6 +86,7 @@ SAMPLES: list[tuple[BaseException, type[BaseException] | None, str]] = [
         "'days' cannot answer this yet: it is being",
     ),
     (errors.StateReadOnly("total", step="a/b"), None, r"state.total cannot be changed in step 'a/b'"),
+    (errors.ForbiddenInTransaction("commit() is not for a function"), None, r"commit\(\) is not for a"),
     (
         errors.UnstorableValue("result", type_name="x.Y", hint="do z"),
         ValueError,
