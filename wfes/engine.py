@@ -33,6 +33,7 @@ from wfes.hosting import Host, call
 from wfes.insights import Insights
 from wfes.instance import Instance
 from wfes.log.open import open_log
+from wfes.looking import Looking
 from wfes.names import Event
 from wfes.parts import Parts, by_name, count
 from wfes.queries import Lists
@@ -45,10 +46,9 @@ from wfes.runtime.descriptions import described
 from wfes.runtime.values import MAX_PAYLOAD, Values
 from wfes.runtime.worker import GRACE_SECONDS
 from wfes.schedules import Schedules
-from wfes.stream import checked_position
 from wfes.subscription.projection import Projection
 from wfes.validation import is_a, shown
-from wfes.views import DataRequest, RecordedEvent
+from wfes.views import DataRequest
 from wfes.workers import Workers
 
 In = TypeVar("In")
@@ -59,7 +59,7 @@ T = TypeVar("T")
 URL_DEFAULT = "sqlite:///wfes.db"
 
 
-class Engine(Reading, Insights, Schedules, Pruning, Workers):
+class Engine(Reading, Looking, Insights, Schedules, Pruning, Workers):
     """Durable workflows on one log.
 
     Use it as `async with Engine(...)`, or as `with Engine(...)` from code that is not async.
@@ -507,12 +507,6 @@ class Engine(Reading, Insights, Schedules, Pruning, Workers):
         self._parts.check_open()
         return await self._parts.here(self._parts.end(id, workflow, seconds, known_at))
 
-    async def history(self, id: str, after: int = 0, upto: int | None = None) -> list[RecordedEvent]:
-        """An instance's events; see `Instance.history`."""
-        self._parts.check_open()
-        reading = self._parts.histories.recorded(id, checked_position(after), upto)
-        return await self._parts.here(reading)
-
     async def read_state(self, id: str, known: InstanceState | None = None) -> InstanceState:
         """An instance's state as of now, in the engine's own terms.
 
@@ -561,9 +555,14 @@ class Engine(Reading, Insights, Schedules, Pruning, Workers):
                 f"the function of transaction {scope.path!r} changes the log by connection= alone: pass it the "
                 "connection that the function was given, or ask before or after"
             )
-        if scope is None or not scope.in_handler or scope.execution.host.engine is not self:
+        if scope is None or not scope.in_handler or not self._runs(scope.execution):
             return None
         return scope
+
+    def _runs(self, execution: Execution) -> bool:
+        """Whether a handler is this engine's; in a replay, any engine on its log stands for the one that ran it."""
+        host = execution.host
+        return host.engine is self or (host.reads_only and host.engine.url in (None, self.url))
 
 
 def _say_unsupported(workflows: Iterable[Workflow[Any, Any]]) -> None:

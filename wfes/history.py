@@ -10,8 +10,8 @@ import asyncio
 import copy
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from eventsourcing.persistence import Notification
@@ -26,7 +26,7 @@ from wfes.log.archived import stored_history, whole_history
 from wfes.log.port import Log
 from wfes.runtime.streams import is_instance
 from wfes.runtime.values import Values
-from wfes.views import RecordedEvent, moment
+from wfes.views import RecordedEvent, micros_of, moment
 
 PAGE = 500
 """Events read at once."""
@@ -61,17 +61,25 @@ class Histories:
 
     def rest(self, stream: str, after: int = 0, upto: int | None = None) -> list[e.Recorded]:
         """All events of a stream behind version `after`."""
-        found: list[e.Recorded] = []
-        while True:
-            page = self.page(stream, after, upto)
-            found.extend(page)
-            if len(page) < PAGE:
-                return found
+        return [decode(stored) for page in self.stored(stream, after, upto) for stored in page]
+
+    def stored(
+        self, stream: str, after: int = 0, upto: int | None = None
+    ) -> Iterator[Sequence[Notification]]:
+        """All events of a stream behind version `after`, as they are stored, page by page.
+
+        Raises:
+            ArchiveUnavailable: They are archived, and the archive cannot be read.
+        """
+        limit = PAGE
+        while page := stored_history(self._log, stream, after=after, upto=upto, limit=limit):
+            yield page
+            if len(page) < PAGE or limit > PAGE:
+                return
             after = page[-1].originator_version
             if self._is_archived(stream):
                 # The archive is read from the beginning of a history each time: once is enough.
-                found.extend(self.page(stream, after, upto, limit=EVERYTHING))
-                return found
+                limit = EVERYTHING
 
     def _is_archived(self, stream: str) -> bool:
         first = self._log.select_events(stream, limit=1)
@@ -115,19 +123,28 @@ class Histories:
             state = _evolved(state, page)
         return state
 
-    async def recorded(self, id: str, after: int = 0, upto: int | None = None) -> list[RecordedEvent]:
+    async def recorded(
+        self, id: str, after: int | datetime = 0, upto: int | datetime | None = None
+    ) -> list[RecordedEvent]:
         """An instance's events behind version `after`, up to version `upto`, as people see them.
+
+        A moment in the place of a version means the last event that was made by then.
 
         Raises:
             InstanceNotFound: There is no such instance.
             ArchiveUnavailable: It is archived, and the archive cannot be read.
         """
-        found = await asyncio.to_thread(self.rest, id, 0, upto) if is_instance(id) else []
+        last = None if isinstance(upto, datetime) else upto
+        found = await asyncio.to_thread(self.rest, id, 0, last) if is_instance(id) else []
         if not found:
-            if upto is not None and upto < 1:
+            if last is not None and last < 1:
                 await self.state(id)
                 return []
             raise InstanceNotFound(id)
+        if isinstance(upto, datetime):
+            found = found[: made_by(found, micros_of(upto, "upto"))]
+        if isinstance(after, datetime):
+            after = made_by(found, micros_of(after, "after"))
         viewer = Viewer(self, self._values)
         return await asyncio.to_thread(viewer.view, found, after)
 
@@ -236,6 +253,16 @@ _MOMENTS = frozenset({"until", "retry_at", "deadline", "due", "not_before", "sta
 _DURATIONS = frozenset({"delay", "jitter", "lifetime"})
 _SPAN = frozenset({"created", "ended"})
 _VALUES = frozenset({"input", "output", "result", "data", "payload"})
+
+
+def made_by(events: Iterable[e.Recorded], micros: int) -> int:
+    """How many events of a history, from its first on, were made by then; a clock that went back makes none earlier."""
+    number = 0
+    for recorded in events:
+        if recorded.event.at > micros:
+            break
+        number += 1
+    return number
 
 
 def _evolved(state: InstanceState, events: Sequence[e.Recorded]) -> InstanceState:

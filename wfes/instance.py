@@ -6,6 +6,7 @@ goes to its engine.
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -21,6 +22,10 @@ from wfes.views import RecordedEvent
 if TYPE_CHECKING:
     from wfes.engine import Engine
     from wfes.runtime.commands import Command
+    from wfes.timetravel.replay import ReplayReport
+    from wfes.timetravel.diff import Diff
+    from wfes.timetravel.past import InstanceState
+    from wfes.timetravel.replay import ReplayReport
 
 
 class Instance(Snapshot[Out_co]):
@@ -89,22 +94,103 @@ class Instance(Snapshot[Out_co]):
         end = await self._engine.end(self.id, self.workflow, timeout, self._known_at)
         return cast(Out_co, self._output(output_tree(self.id, self.workflow, end)))
 
-    async def history(self, after: int = 0, upto: int | None = None) -> list[RecordedEvent]:
+    async def history(
+        self, after: int | datetime = 0, upto: int | datetime | None = None
+    ) -> list[RecordedEvent]:
         """Its events in order.
 
         Args:
+            after: Only those with a version above this, or made after this aware moment.
+            upto: Only those with a version up to this, or made by this aware moment.
+
+        Raises:
+            ValueError: A moment is naive, or `after` is negative.
+        """
+        await self._appeared()
+        return await self._engine.history(self.id, after, upto)
+
+    async def at(self, moment: int | datetime) -> InstanceState:
+        """Everything as it was after one of its events. No code of the workflow runs.
+
+        The first call folds the whole history; from then on any moment of it is near.
+
+        Args:
+            moment: The event's version; or an aware moment, which means the last event that was made by then.
+
+        Raises:
+            UnknownMoment: It has no such version, or was started later; a `LookupError`.
+            ValueError: The moment is naive.
+            ArchiveUnavailable: It is archived, and the archive cannot be read.
+        """
+        await self._appeared()
+        return await self._engine.at(self.id, moment)
+
+    async def diff(self, a: int | datetime, b: int | datetime) -> Diff:
+        """What changed between two moments, each as in `at`; `wfes.diff` compares two instances.
+
+        Args:
+            a: The moment to start from.
+            b: The other one; usually a later one.
+
+        Raises:
+            UnknownMoment: It has no such version, or was started later; a `LookupError`.
+            ValueError: A moment is naive.
+        """
+        from wfes.timetravel.diff import diff
+
+        return await diff(self, self, a, b)
+
+    async def replay(self, upto: int | datetime | None = None) -> ReplayReport:
+        """Runs the handler's code against the recorded history: would today's code do what was done?
+
+        No step function runs, nothing is recorded and no connection is opened.
+
+        Args:
+            upto: The last version, or the aware moment, to go to; None: everything that is recorded.
+
+        Raises:
+            UnknownWorkflow: This engine does not know the workflow's code.
+            LookupError: There is no such version, or the instance did not exist then.
+            ValueError: The moment is naive.
+        """
+        await self._appeared()
+        return await self._engine.replay(self.id, upto)
+
+    async def follow(self, after: int = 0) -> AsyncGenerator[RecordedEvent]:
+        """Its events in order, then live; ends when it is over, or when the engine is closed.
+
+        Args:
             after: Only those with a version above this.
-            upto: Only those with a version up to this.
+        """
+        await self._appeared()
+        async for event in self._engine.follow(self.id, after):
+            yield event
+
+    async def _appeared(self) -> None:
+        if not self._state.version:
+            await self.refresh()  # its start was handed over, and may not have been appended yet
+
+    async def replay(self, upto: int | datetime | None = None) -> ReplayReport:
+        """Runs the handler's code as it is now against the recorded history: does it still do what it did?
+
+        No step's function is called and nothing is recorded. Awaits of something outside of the workflow (an HTTP call
+        straight from the handler) are not made: the replay ends there, and the report says so.
+
+        Args:
+            upto: Only as far as this version or aware moment.
+
+        Raises:
+            UnknownWorkflow: This engine does not know its workflow.
+            UnknownMoment: There is no such version, or it was started later.
         """
         if not self._state.version:
             await self.refresh()
-        return await self._engine.history(self.id, after, upto)
+        return await self._engine.replay(self.id, upto)
 
     # -- Commands ----------------------------------------------------------------------------------------------------
 
     async def _perform(self, name: str, command: Command) -> None:
-        if not self._state.version:
-            await self.refresh()  # its start was handed over, and may not have been appended yet
+        await self._appeared()
         await self._engine.perform(name, command)
 
     async def cancel(self, reason: str | None = None, *, actor: str | None = None) -> None:

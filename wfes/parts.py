@@ -20,6 +20,7 @@ from wfes.core.codec import Json
 from wfes.core.state import InstanceState
 from wfes.definition import Workflow
 from wfes.errors import DuplicateWorkflow, EngineNotOpen
+from wfes.handler.loop import PrivateLoop
 from wfes.history import Histories, plain_data
 from wfes.log.port import Log
 from wfes.log.writer import Batch, Writer
@@ -43,6 +44,7 @@ from wfes.subscription.inline import GetBlob, InlineProjections, Show
 from wfes.subscription.projection import Projection
 from wfes.subscription.rebuild import bring_up
 from wfes.surroundings import EventSurroundings
+from wfes.timetravel.past import Pasts
 from wfes.validation import shown
 from wfes.waiting import Ends, Positions
 
@@ -70,6 +72,7 @@ class Parts:
         thread: That loop's thread.
         clock: The engine's clock.
         histories: Reads instances.
+        pasts: Looks into their past.
         models: The projections.
     """
 
@@ -88,6 +91,7 @@ class Parts:
         self.phase = "new"
         self.thread = 0
         self.histories = Histories(log, values)
+        self.pasts = Pasts(self.histories)
         self.models = Models(log, values, projections)
         self._inline = _inline(log, projections.values())
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -243,6 +247,9 @@ class Parts:
             EngineNotOpen: It is not open.
         """
         if self.phase != "open" or self.loop is None:
+            reading = _reading_loop()
+            if reading is not None:
+                return reading
             raise EngineNotOpen(_NOT_OPEN if self.phase in ("new", "opening") else _CLOSED)
         return self.loop
 
@@ -275,7 +282,11 @@ class Parts:
     # -- Asking ------------------------------------------------------------------------------------------------------
 
     async def here(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Runs it on the engine's own loop, wherever this is called."""
+        """Runs it on the engine's own loop, wherever this is called; never, in a replay of a history."""
+        reading = _reading_loop()
+        if reading is not None:
+            coroutine.close()
+            return cast(T, await reading.bridge(None))
         loop = self.loop
         if loop is None or loop.is_closed():
             coroutine.close()
@@ -398,6 +409,13 @@ class Parts:
             self._retention.tell(batch.events)
         self._positions.tell(batch.head)
         self.models.tell(batch.head)
+
+
+def _reading_loop() -> PrivateLoop | None:
+    """The loop of the handler that this is called in, where that only runs against its history: nothing outside of it
+    may be touched then, and what it awaits there never comes."""
+    running = asyncio._get_running_loop()
+    return running if isinstance(running, PrivateLoop) and running.outside is None else None
 
 
 class _Starting(Submission):
