@@ -22,7 +22,6 @@ from wfes.views import RecordedEvent
 if TYPE_CHECKING:
     from wfes.engine import Engine
     from wfes.runtime.commands import Command
-    from wfes.timetravel.replay import ReplayReport
     from wfes.timetravel.diff import Diff
     from wfes.timetravel.past import InstanceState
     from wfes.timetravel.replay import ReplayReport
@@ -139,22 +138,6 @@ class Instance(Snapshot[Out_co]):
         from wfes.timetravel.diff import diff
 
         return await diff(self, self, a, b)
-
-    async def replay(self, upto: int | datetime | None = None) -> ReplayReport:
-        """Runs the handler's code against the recorded history: would today's code do what was done?
-
-        No step function runs, nothing is recorded and no connection is opened.
-
-        Args:
-            upto: The last version, or the aware moment, to go to; None: everything that is recorded.
-
-        Raises:
-            UnknownWorkflow: This engine does not know the workflow's code.
-            LookupError: There is no such version, or the instance did not exist then.
-            ValueError: The moment is naive.
-        """
-        await self._appeared()
-        return await self._engine.replay(self.id, upto)
 
     async def follow(self, after: int = 0) -> AsyncGenerator[RecordedEvent]:
         """Its events in order, then live; ends when it is over, or when the engine is closed.
