@@ -10,10 +10,11 @@ from collections.abc import AsyncGenerator
 from datetime import datetime
 from typing import TYPE_CHECKING, cast
 
-from wfes.core.events import Event, WorkflowRetried
-from wfes.errors import EngineNotOpen
+from wfes.core.events import Event, WorkflowRetried, WorkflowStarted
+from wfes.errors import EngineNotOpen, InstanceNotFound, UnknownWorkflow
 from wfes.history import PAGE, Viewer
 from wfes.parts import Parts
+from wfes.runtime.streams import is_instance
 from wfes.runtime.values import Values
 from wfes.stream import checked_position
 from wfes.views import RecordedEvent
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from wfes.engine import Engine
     from wfes.timetravel.index import Index
     from wfes.timetravel.past import InstanceState
+    from wfes.timetravel.replay import ReplayReport
 
 PAUSE_SECONDS = 0.01
 """How long who follows one instance waits at least, after a look that found nothing."""
@@ -50,6 +52,26 @@ class Looking:
         self._parts.check_open()
         engine = cast("Engine", self)
         return await self._parts.here(asyncio.to_thread(self._parts.pasts.at, engine, id, moment))
+
+    async def replay(self, id: str, upto: int | datetime | None = None) -> ReplayReport:
+        """Runs an instance's handler against its recorded history; see `Instance.replay`."""
+        from wfes.timetravel.replay import replay  # not before it is asked for
+
+        self._parts.check_open()
+        if not is_instance(id):
+            raise InstanceNotFound(id)
+        found = await self._parts.here(asyncio.to_thread(self._parts.histories.rest, id))
+        if not found:
+            raise InstanceNotFound(id)
+        started = found[0].event
+        assert isinstance(started, WorkflowStarted)
+        engine = cast("Engine", self)
+        workflow = engine.workflow(started.workflow)
+        if workflow is None:
+            raise UnknownWorkflow(started.workflow, engine.workflows)
+        return await asyncio.to_thread(
+            replay, workflow, found, self.values, upto=upto, workflows=engine.workflows, url=engine.url
+        )
 
     async def follow(self, id: str, after: int = 0) -> AsyncGenerator[RecordedEvent]:
         """An instance's events as they come, until it is over; see `Instance.follow`."""

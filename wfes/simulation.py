@@ -257,6 +257,7 @@ class SimulatedHost:
         clock: SimulatedClock | None = None,
         log: SimulatedLog | None = None,
     ) -> None:
+    reads_only = False
         self.loop = asyncio.get_running_loop()
         self.clock = clock or SimulatedClock()
         self.log = log or SimulatedLog(self.clock)

@@ -25,6 +25,11 @@ class Host(Protocol):
     """What an execution needs of the worker that runs it."""
 
     @property
+    def reads_only(self) -> bool:
+        """Whether it only runs a handler against its history: nothing else may come of what the handler asks for."""
+        ...
+
+    @property
     def loop(self) -> asyncio.AbstractEventLoop: ...
     @property
     def clock(self) -> Clock: ...

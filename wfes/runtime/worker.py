@@ -79,6 +79,8 @@ class Worker:
         linger_micros: how long an execution that only waits stays in memory.
     """
 
+    reads_only = False
+
     def __init__(
         self,
         *,
