@@ -129,6 +129,42 @@ def test_a_server_that_is_away_is_no_failed_attempt(
     assert tries == 13
 
 
+@pytest.mark.parametrize("url", ["memory", "sqlite"], indirect=True)
+def test_what_happens_while_it_is_under_way_is_not_recorded_as_before_its_end(url: str) -> None:
+    """The moments of what the owner records never go back, though an attempt beside it fails meanwhile."""
+    begun, failed = threading.Event(), threading.Event()
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    def write(connection: Any) -> None:
+        begun.set()
+        assert failed.wait(10)
+        for _ in range(5):  # the loop hears of the failed attempt
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loops[0]).result(10)
+
+    def fail(attempt: int) -> int:
+        assert begun.wait(10)
+        if attempt == 1:
+            failed.set()
+            raise ConnectionError("at first")
+        return attempt
+
+    @workflow(name="one", retry=QUICK)
+    async def one(step: Step) -> None:
+        await asyncio.gather(step("beside", fail), step.transaction("write", write))
+
+    async def main() -> list[Any]:
+        loops.append(asyncio.get_running_loop())
+        async with Engine(url, workflows=[one]):
+            run = await one.start()
+            await run.result(timeout=20)
+            return await run.history()
+
+    history = asyncio.run(main())
+    assert [event.type for event in history].count("StepAttemptFailed") == 1
+    moments = [event.at for event in history]
+    assert moments == sorted(moments)
+
+
 def test_a_failed_attempt_leaves_nothing_and_is_made_again(url: str) -> None:
     def flaky(connection: Any, attempt: int) -> int:
         put(connection, f"attempt {attempt}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +91,9 @@ class Outbox:
         self._generation = 1
         self.refused = 0
         self.refuser: _OwnerAppend | None = None
+        self.not_before = 0
+        """When the last transaction was completed: what was stamped while it was under way stands behind it in the log.
+        The writer's thread's."""
 
     @property
     def is_empty(self) -> bool:
@@ -183,6 +187,8 @@ class _OwnerAppend:
             if entry.effect is not None and not self._take_effect(entry, tx):
                 continue
             assert entry.event is not None
+            if entry.event.at < outbox.not_before:
+                entry.event = replace(entry.event, at=outbox.not_before)
             events.append(entry.event)
         if events:
             tx.append(execution.id, events)
@@ -258,6 +264,9 @@ class _OwnTransaction(_OwnerAppend):
             raise _Void(verdict)  # undoes the others' rows as well
         for digest, content in self._turn.blobs:
             tx.put_blob(digest, content)
+        event = self.entries[0].event
+        if event is not None:
+            self._outbox.not_before = max(self._outbox.not_before, event.at)
         return verdict
 
     def done(self, result: Verdict) -> None:
