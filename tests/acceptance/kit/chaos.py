@@ -4,8 +4,9 @@
 makes a short one. Four workers and a driver are on one PostgreSQL by way of a proxy. One worker's clock is ahead of the
 server's, one's is behind; two say that they run on machines of their own, so that they are judged by heartbeats alone.
 
-While they run the log is read again and again: what stands there as completed must not be called from then on, except
-by a process that is stopped at that moment, or just was, with its call already announced.
+No recorded step runs again: each call was announced by its own process, and nobody announces what is completed. While
+they run the log is read again and again as well: what has stood there as completed for a while is called by nobody but
+a process that was stopped meanwhile, with its call already announced.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,8 +30,10 @@ from typing import Any
 import chaotic
 import checks
 import driver
+import market
 import places
 import psycopg
+import transacting
 import witness
 from pg_server import Server
 from proxy import Proxy
@@ -44,9 +47,9 @@ STOPPED_SECONDS_MAX = 6.0
 AWAY_SECONDS_MAX = 2.0
 CALM_SECONDS_MAX = 120.0
 MARK_SECONDS = 2.0
-AWAKE_SECONDS = 5.0
-"""After so long a process that went on has made the call that it had announced before it was stopped, or has heard that
-it was taken for dead."""
+AWARE_SECONDS = 8.0
+"""After so long a process has made the call that it had announced, or has heard that it was taken for dead: it may have
+been stopped, cut off, or without a server until then."""
 PAUSE_SECONDS = (0.1, 1.2)
 """Between two disturbances."""
 CUT_CHANCE = 0.02
@@ -109,6 +112,7 @@ class _Mark:
     """What was known at a moment: everything up to a position, with so many bytes of calls, and who was stopped or had
     just been."""
 
+    at: float
     position: int
     calls: int
     stopped: frozenset[int]
@@ -158,6 +162,7 @@ class Chaos:
             stack.callback(self._server.remove)
             self._server.start()
             places.put(self._folder, self._server.url)
+            market.prepare(self._server.url)
             self._proxy = stack.enter_context(Proxy(self._server.url, self._chance.randrange(2**32)))
             (self._folder / "proxied").write_text(self._proxy.url(places.url_of(self._folder)))
             self._family = stack.enter_context(Family(self._folder))
@@ -288,26 +293,31 @@ class Chaos:
             self._known = notification.id
         calls = self._folder / "calls"
         size = calls.stat().st_size if calls.exists() else 0
-        late = {pid for pid, at in self._woken.items() if time.monotonic() - at < AWAKE_SECONDS}
-        self._marks.append(_Mark(self._known, size, frozenset(late | {*self._stopped})))
+        late = {pid for pid, at in self._woken.items() if time.monotonic() - at < AWARE_SECONDS}
+        self._marks.append(_Mark(time.monotonic(), self._known, size, frozenset(late | {*self._stopped})))
 
     def _called_again(self) -> list[str]:
-        """Calls of steps whose results had been seen in the log before (G1)."""
+        """Calls of steps whose results had been seen in the log for so long that whoever called them had to know."""
         problems: list[str] = []
         marks = iter(self._marks)
         ahead = next(marks, None)
-        mark: _Mark | None = None
+        past: deque[_Mark] = deque()
         at = 0
         path = self._folder / "calls"
         for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
             while ahead is not None and ahead.calls <= at:
-                mark, ahead = ahead, next(marks, None)
+                past.append(ahead)
+                ahead = next(marks, None)
+            while len(past) > 1 and past[1].at <= past[-1].at - AWARE_SECONDS:
+                past.popleft()
             at += len(line)
             id, step, attempt, pid = line.decode().split(" ")
             position = self._completed.get((id, step))
-            if mark and position and position <= mark.position and int(pid) not in mark.stopped:
+            if not past or position is None or past[0].at > past[-1].at - AWARE_SECONDS:
+                continue
+            if position <= past[0].position and not any(int(pid) in mark.stopped for mark in past):
                 problems.append(
-                    f"{id} {step} attempt {attempt}: called by {pid} although its result was recorded"
+                    f"{id} {step} attempt {attempt}: called by {pid} long after its result was recorded"
                 )
         return problems
 
@@ -320,13 +330,15 @@ class Chaos:
         wrong = folder / "wrong"
         report.problems += map(json.loads, wrong.read_text().splitlines()) if wrong.exists() else ()
         report.problems += [path.read_text() for path in folder.glob("failed-*")]
-        report.problems += checks.problems_of(folder)
+        report.problems += checks.problems_of(folder) + transacting.problems(folder)
         stored = checks.stored_events(folder)
         histories = checks.histories_of(stored)
+        report.problems += market.crowded(stored)
         instances = {stream: history for stream, history in histories.items() if not stream.startswith("$")}
         positions = {(str(n.originator_id), n.originator_version): n.id for n in stored}
         by = witness.writers(folder)
         report.problems += witness.stale(instances, positions, by)
+        report.problems += witness.unannounced(instances, witness.calls_in(folder / "calls"))
         report.problems += _happened_though_refused(folder, histories)
         report.cuts = {str(cut): count for cut, count in self._proxy.cuts.items()}
         report.events, report.instances, report.marks = len(stored), len(instances), len(self._marks)

@@ -26,12 +26,15 @@ from typing import Any
 
 import corpus
 import driver
+import market
 import projected
+import transacting
 import witness
 
 from wfes import (
     Engine,
     Instance,
+    InstanceNotFound,
     LogUnavailable,
     Status,
     WorkflowAborted,
@@ -44,7 +47,8 @@ from wfes.log.open import wrapping
 from wfes.runtime import leases
 from wfes.runtime.clock import Clock, SystemClock
 
-NAMES = sorted(driver.CASES)
+NAMES = sorted([*driver.CASES, *market.TURNS, "order", "order left"])
+WORKFLOWS = [*corpus.WORKFLOWS, *market.WORKFLOWS]
 PATIENCE_SECONDS = 0.1
 AT_ONCE_MAX = 150
 
@@ -77,7 +81,7 @@ async def work(folder: Path, role: dict[str, Any]) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ending.set)
     with wrapping(lambda log: witness.watching(folder, log)):
         while not ending.is_set():
-            engine = Apart(proxied(folder), workflows=corpus.WORKFLOWS, projections=projected.ALL)
+            engine = Apart(proxied(folder), workflows=WORKFLOWS, projections=projected.ALL)
             engine.ahead_seconds = role["clock"]
             try:
                 async with engine:
@@ -163,13 +167,21 @@ class Driver:
 
     async def _live(self, number: int) -> None:
         name = NAMES[number % len(NAMES)]
+        if number % 5 == 0:
+            await self._publish(number)
+        if name in driver.CASES:
+            await self._case(name, number)
+        elif name in market.TURNS:
+            await self._turn(name, number)
+        else:
+            await self._order(number, leaves=name == "order left")
+
+    async def _case(self, name: str, number: int) -> None:
         case = driver.CASES[name]
         run: Instance[Any] = await self._once(
             "start", f"{name}-{number}", lambda id: case.workflow.start(case.number, id=id)
         )
         self._acks("start", run.id)
-        if number % 5 == 0:
-            await self._publish(number)
         if case.outside is not None:
             outside = case.outside
             await self._patiently(lambda: outside(self._engine, run, self._acks))
@@ -182,6 +194,38 @@ class Driver:
         await self._patiently(run.refresh)
         if run.status != case.status or (run.status == Status.COMPLETED and output not in case.outputs):
             self._wrong(f"{run.id}: {run.status} {output!r} {error}, not {case.status} {case.outputs!r}")
+
+    async def _turn(self, name: str, number: int) -> None:
+        turn = market.TURNS[name]
+        run: Instance[Any] = await self._once(
+            "start", f"{name}-{number}", lambda id: turn.workflow.start(turn.given(number), id=id)
+        )
+        self._acks("start", run.id)
+        output = await self._patiently(lambda: self._end(run))
+        if output != turn.output(number):
+            self._wrong(f"{run.id}: {output!r}, not {turn.output(number)!r}")
+
+    async def _order(self, number: int, *, leaves: bool) -> None:
+        """An order that its customer makes in a transaction of his own."""
+        id = f"o-{number}"
+        url = proxied(self._folder)
+        if not await self._patiently(lambda: market.trade(url, id, number, leaves=leaves)):
+            return
+        self._acks("start", id)
+        run: Instance[Any] = await self._patiently(lambda: self._there(id))
+        output = await self._patiently(lambda: self._end(run))
+        follow: Instance[Any] = await self._patiently(lambda: self._engine.get(output[2]))
+        found = [output[0], *output[1], output[3], await self._patiently(lambda: self._end(follow))]
+        if found != ["first", "flaky", "plain", "beside", number, "followed"]:
+            self._wrong(f"{id} gave {found}")
+
+    async def _there(self, id: str) -> Instance[Any]:
+        """The instance that somebody relays before long."""
+        while True:
+            try:
+                return await self._engine.get(transacting.order, id)
+            except InstanceNotFound:
+                await asyncio.sleep(0.05)
 
     async def _publish(self, number: int) -> None:
         async def publish(id: str) -> None:
@@ -204,7 +248,7 @@ class Driver:
 
 async def _opened(folder: Path) -> Engine:
     while True:
-        engine = Engine(proxied(folder), workflows=corpus.WORKFLOWS, worker=False)
+        engine = Engine(proxied(folder), workflows=WORKFLOWS, worker=False)
         try:
             await engine.open()
         except LogUnavailable:
