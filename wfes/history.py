@@ -71,14 +71,14 @@ class Histories:
         Raises:
             ArchiveUnavailable: They are archived, and the archive cannot be read.
         """
-        limit = PAGE
+        # The archive is read from the beginning of a history each time: once is enough.
+        limit = EVERYTHING if self._is_archived(stream) else PAGE
         while page := stored_history(self._log, stream, after=after, upto=upto, limit=limit):
             yield page
             if len(page) < PAGE or limit > PAGE:
                 return
             after = page[-1].originator_version
-            if self._is_archived(stream):
-                # The archive is read from the beginning of a history each time: once is enough.
+            if page[0].originator_version + PAGE != after + 1 or self._is_archived(stream):
                 limit = EVERYTHING
 
     def _is_archived(self, stream: str) -> bool:

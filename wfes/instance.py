@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from wfes.core.durations import Duration
-from wfes.core.state import InstanceState
+from wfes.core.state import InstanceState as Folded
 from wfes.errors import OutsideHandler
 from wfes.handler import scope as scopes
 from wfes.names import Event
@@ -35,7 +35,7 @@ class Instance(Snapshot[Out_co]):
 
     __slots__ = ("_known_at",)
 
-    def __init__(self, engine: Engine, state: InstanceState, known_at: int = -1) -> None:
+    def __init__(self, engine: Engine, state: Folded, known_at: int = -1) -> None:
         """Makes a handle.
 
         Args:

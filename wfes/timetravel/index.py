@@ -24,7 +24,9 @@ from wfes.core.evolve import evolve
 from wfes.core.state import InstanceState as Folded
 from wfes.core.state import StepState
 from wfes.errors import UnknownMoment
-from wfes.log.application import decode
+from wfes.history import PAGE
+from wfes.log.application import decode, decode_row
+from wfes.log.port import StoredRow
 from wfes.validation import shown
 from wfes.views import micros_of, moment
 
@@ -37,6 +39,7 @@ SPACING = 500
 """Events between two copies of the state, at least."""
 SPACING_MAX = 4_000
 """And at most: where much is open at a time, a copy is as dear as so many events."""
+_BEGINS = frozenset({e.StepStarted, e.StepAttemptFailed})
 SMALL_BYTES_MAX = 1_024
 """A step's result or error up to this size is kept in memory."""
 KEPT_BYTES_MAX = 32 << 20
@@ -67,8 +70,8 @@ class Index:
         self._times = array("q")
         self._copies: list[Folded] = [Folded(id)]
         self._at: list[int] = [0]
-        self._kept: list[Notification] | None = None
-        self._looked_at: tuple[str, int] | None = None
+        self._kept: list[StoredRow] | None = None
+        self._bytes = 0
 
     @property
     def version(self) -> int:
@@ -83,39 +86,45 @@ class Index:
             ArchiveUnavailable: The history is archived, and the archive cannot be read.
         """
         with self._lock:
+            kept: list[StoredRow] = []
             for page in self._histories.stored(self.id, self.version):
+                whole = page[0].originator_version == 1 and len(page) > PAGE
                 for stored in page:
-                    self._fold(decode(stored))
-            if self._head.archived != self._looked_at:
-                self._looked_at = self._head.archived
-                self._keep()
+                    row = _row(stored)
+                    self._bytes += len(stored.state)
+                    self._fold(decode_row(row))
+                    if whole:
+                        kept.append(row)
+            self._keep(kept)
 
-    def _keep(self) -> None:
-        """Keeps an archived history as it is stored, unless it is large."""
-        kept: list[Notification] = []
-        size = 0
-        for page in self._histories.stored(self.id):
-            size += sum(len(stored.state) for stored in page)
-            if size > KEPT_BYTES_MAX:
-                return
-            kept += page
-        self._kept = kept
+    def _keep(self, whole: list[StoredRow]) -> None:
+        if whole and self._head.archived is not None and self._bytes <= KEPT_BYTES_MAX:
+            self._kept = whole
 
     def _fold(self, recorded: e.Recorded) -> None:
-        event = recorded.event
-        if isinstance(event, e.StepStarted | e.StepAttemptFailed):
-            self._done.began(event.path, recorded.originator_version)
-        state = evolve(self._head, event, recorded.originator_version)
+        event, version = recorded.event, recorded.originator_version
+        if type(event) in _BEGINS:
+            self._done.began(event.path, version)  # type: ignore[attr-defined]
+        state = self._head
+        steps, ended = len(state.steps), self._done.noted
+        evolve(state, event, version)
+        if len(state.steps) < steps and self._done.noted == ended:
+            self._done.is_complete = False
         self._times.append(state.at)
-        is_open = len(state.steps) + len(state.waits) + len(state.timers)
-        if state.version - self._at[-1] >= min(max(SPACING, is_open), SPACING_MAX):
-            self._copies.append(_copy(state))
-            self._at.append(state.version)
+        since = version - self._at[-1]
+        if since >= SPACING:
+            is_open = len(state.steps) + len(state.waits) + len(state.timers)
+            if since >= min(is_open, SPACING_MAX):
+                self._copies.append(_copy(state))
+                self._at.append(version)
 
     def events(self, after: int, upto: int) -> Iterator[e.Recorded]:
         """The events between two versions."""
-        if self._kept is not None and upto <= len(self._kept):
-            yield from map(decode, self._kept[after:upto])
+        if self._kept is None and self._head.archived is not None and self._bytes <= KEPT_BYTES_MAX:
+            # It may have been archived since it was folded.
+            self._keep([_row(stored) for page in self._histories.stored(self.id) for stored in page])
+        if self._kept is not None:
+            yield from map(decode_row, self._kept[after:upto])
             return
         for page in self._histories.stored(self.id, after, upto):
             yield from map(decode, page)
@@ -199,7 +208,8 @@ class Steps(Mapping[str, StepState]):
 
     def __len__(self) -> int:
         if self._length is None:
-            self._length = sum(1 for _ in self)
+            begun = self._done.begun(self._version)
+            self._length = len(begun) if self._done.is_complete else sum(1 for _ in self)
         return self._length
 
     def token(self, path: str) -> object:
@@ -218,27 +228,34 @@ class _Done(dict[str, StepState]):
         super().__init__()
         self.state = Folded("")
         self._order: list[str] = []
+        """Every step's path, as they began."""
         self._began = array("q")
-        self._ended: dict[str, list[Any]] = {}
+        self._ended: dict[str, tuple[Any, ...]] = {}
+        """By path, for each end: its version and the step; flat, which spares the garbage collector 50,000 objects."""
+        self.noted = 0
+        """How many times something was noted."""
+        self.is_complete = True
+        """Whether every step that began is open or has ended: none has been made undone."""
 
     def began(self, path: str, version: int) -> None:
         """Notes that a step is there from this version on, if it was not before."""
         if path not in self._ended:
-            self._ended[path] = []
+            self._ended[path] = ()
             self._order.append(path)
             self._began.append(version)
 
     def __setitem__(self, path: str, step: StepState) -> None:
         version = self.state.version
         self.began(path, version)
-        if _is_large(step.result):
-            step.result = _LARGE
-        if _is_large(step.error):
-            step.error = _LARGE
-        self._ended[path] += (version, step)
+        result = _LARGE if _is_large(step.result) else step.result
+        error = _LARGE if _is_large(step.error) else step.error
+        about = version, step.status, step.attempts, step.started_at, step.ended_at, result, error
+        self._ended[path] += about
+        self.noted += 1
 
     def __delitem__(self, path: str) -> None:
-        self._ended[path] += (self.state.version, None)
+        self._ended[path] += (self.state.version, *_NONE)
+        self.is_complete = False
 
     def pop(self, path: str, *default: Any) -> Any:
         """Notes that from this version on the step counts as never made."""
@@ -259,16 +276,21 @@ class _Done(dict[str, StepState]):
 
     def find(self, path: str, version: int) -> tuple[StepState | None, int]:
         """How the step had ended by this version, and in which."""
-        noted = self._ended.get(path)
-        if noted:
-            for place in range(len(noted) - 2, -1, -2):
-                if noted[place] <= version:
-                    return noted[place + 1], noted[place]
+        noted = self._ended.get(path, ())
+        for place in range(len(noted) - _NOTED, -1, -_NOTED):
+            if noted[place] <= version:
+                status, *rest = noted[place + 1 : place + _NOTED]
+                return (None if status is None else StepState(status, *rest)), noted[place]
         return None, 0
 
     def begun(self, version: int) -> Sequence[str]:
         """The paths of the steps that had begun by this version."""
         return self._order[: bisect_right(self._began, version)]
+
+
+_NOTED = 7
+"""How many values `_Done` notes of one end of a step."""
+_NONE = (None,) * (_NOTED - 1)
 
 
 class _Large:
@@ -288,7 +310,7 @@ def _copy(state: Folded) -> Folded:
     return dataclasses.replace(
         state,
         slot=None if state.slot is None else dataclasses.replace(state.slot),
-        steps={path: dataclasses.replace(step) for path, step in state.steps.items()},
+        steps={path: _step_copy(step) for path, step in state.steps.items()},
         waits={path: dataclasses.replace(wait) for path, wait in state.waits.items()},
         timers=dict(state.timers),
         fields=dict(state.fields),
@@ -297,3 +319,22 @@ def _copy(state: Folded) -> Folded:
         seen=set(),
         last_failures={},
     )
+
+
+def _step_copy(step: StepState) -> StepState:
+    # By hand, for there may be thousands, and `dataclasses.replace` takes ten times as long.
+    return StepState(
+        step.status,
+        step.attempts,
+        step.started_at,
+        step.ended_at,
+        step.result,
+        step.error,
+        step.retry_at,
+        step.cut_offs,
+    )
+
+
+def _row(stored: Notification) -> StoredRow:
+    place = stored.id, str(stored.originator_id), stored.originator_version
+    return (*place, stored.topic, stored.state)
