@@ -16,7 +16,7 @@ from wfes.subscription import registry
 from wfes.subscription.projection import Projection
 from wfes.subscription.registry import BUILDING, STOPPED, Entry
 from wfes.subscription.stores import Store
-from wfes.subscription.table import NEXT
+from wfes.subscription.table import ASKED, NEXT
 from wfes.views import ProjectionStatus, moment
 
 COUNTED_MAX = 10_000
@@ -83,7 +83,7 @@ def statuses(log: Log, known: Iterable[Known], own: Store, now: int) -> list[Pro
     ours.update({name: made() for name, made in bundled().items()})
     states = {projection.name for projection in state_projections()}
     for name, entry in entries.items():
-        if name in listed or name.endswith(NEXT):
+        if name in listed or name.endswith((NEXT, ASKED)):
             continue
         if name in states or entry.position is None:
             found.append(_state_status(entry, entries, head))

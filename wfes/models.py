@@ -10,21 +10,30 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
+import socket
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TypeVar
 
 from wfes.builds import Builds
-from wfes.errors import LogUnavailable, ProjectionNotReady, ProjectionStopped, UnknownProjection
+from wfes.errors import (
+    LogUnavailable,
+    ProjectionInUse,
+    ProjectionNotReady,
+    ProjectionStopped,
+    UnknownProjection,
+)
 from wfes.lag import Known, statuses
 from wfes.log.port import Log, Member
 from wfes.registration import bundled, own_inline, state_projections
 from wfes.runtime.values import Values
 from wfes.subscription import registry
+from wfes.subscription.asking import answer, followed_by
 from wfes.subscription.building import Built, Cancelled, Progress
 from wfes.subscription.check import CannotCheck, CheckReport, check, check_states
 from wfes.subscription.following import BROKEN, FOLLOWING, NEW, SUPERSEDED, Follow, Following
@@ -36,6 +45,7 @@ from wfes.subscription.rebuild import StateBuild
 from wfes.subscription.registry import BUILDING, LIVE, STOPPED, Entry
 from wfes.subscription.state import StateProjection
 from wfes.subscription.stores import LogStore, Store, Target, View
+from wfes.subscription.swap import forget
 from wfes.subscription.table import NEXT
 from wfes.surroundings import EventSurroundings
 from wfes.views import Answer, ProjectionStatus
@@ -105,7 +115,9 @@ class Models:
             outdated=self._outdated,
             join=self._join,
             joined=self._joined,
+            answer=self._answer_who,
         )
+        inline.asked = self._asked
         for projection in self.given.values():
             self._follow(projection)
 
@@ -174,6 +186,17 @@ class Models:
 
     def _joined(self, follow: Follow) -> bool:
         return self._inline is not None and follow.projection.name in self._inline.names
+
+    def _asked(self, names: Sequence[str]) -> None:
+        """Somebody asks who follows these. From the writer's thread."""
+        assert self._following is not None
+        for follow in [self._follows[name] for name in names if name in self._follows]:
+            self._following.ask(follow)
+
+    def _answer_who(self, follow: Follow) -> None:
+        assert self._log_store is not None
+        who = f"process {os.getpid()} on {socket.gethostname()}"
+        self._log_store.write(lambda target: answer(target, follow.projection.name, who))
 
     def _built(self, follow: Follow) -> None:
         assert self._following is not None
@@ -289,6 +312,34 @@ class Models:
         states = {projection.name for projection in state_projections()}
         inline = {projection.name for projection in own_inline()}
         return UnknownProjection(name, {*self._follows, *self._learned, *bundled(), *states, *inline})
+
+    async def drop(self, name: str) -> None:
+        """Removes a projection that no engine follows; see `Engine.drop_projection`."""
+        if name in {*bundled(), *(own.name for own in own_inline()), *(own.name for own in state_projections())}:
+            raise ProjectionInUse(name, "it comes with wfes, which makes it again")
+        if name in self._follows:
+            raise ProjectionInUse(name, "this very engine follows it; open one without it")
+        await asyncio.to_thread(self._drop, name)
+
+    def _drop(self, name: str) -> None:
+        log_store = self._log_store
+        assert log_store is not None
+        learned = self._learned.get(name)
+        store = log_store if learned is None else self._store(learned)
+        if not store.exists():
+            raise self._unknown(name)
+        with store.snapshot() as view:
+            there = registry.find(view.query, name), registry.find(view.query, name + NEXT)
+        if there == (None, None):
+            raise self._unknown(name)
+        who = followed_by(log_store, name, self._now(), self._stopping)
+        if self._closed:
+            raise LogUnavailable(self.log.url, "this engine was closed")
+        if who is not None:
+            raise ProjectionInUse(
+                name, f"an engine follows it: {who}; close that, or open it without the projection"
+            )
+        store.write(lambda target: forget(target, store.url, store.dialect, name))
 
     async def retry(self, name: str) -> None:
         """Lets a stopped projection try again; see `Engine.retry_projection`."""

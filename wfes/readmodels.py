@@ -110,6 +110,23 @@ class ReadModels:
         self._parts.check_open()
         await self._parts.here(self._parts.models.rebuild(checked_name(name), progress))
 
+    async def drop_projection(self, name: str) -> None:
+        """Removes a projection for good: its tables, and what is noted about it. The log is not touched.
+
+        Other engines are asked whether they follow it, which takes two seconds. It need not be known to this one,
+        unless it has a database of its own: then `learn_projections` says where.
+
+        Args:
+            name: Its name.
+
+        Raises:
+            UnknownProjection: There is none of that name.
+            ProjectionInUse: An engine that runs follows it, or it comes with wfes.
+            ValueError: Something of yours in the database, such as a view, needs one of its tables.
+        """
+        self._parts.check_open()
+        await self._parts.here(self._parts.models.drop(checked_name(name)))
+
     async def check_projection(self, name: str) -> CheckReport:
         """Compares a projection's rows with what log and archives make of it, row for row. Changes nothing.
 

@@ -13,7 +13,7 @@ from wfes.errors import DuplicateProjection
 from wfes.subscription.own_database import checked_url
 from wfes.subscription.projection import Projection
 from wfes.subscription.state import StateProjection
-from wfes.subscription.table import NEXT, OLD
+from wfes.subscription.table import ASKED, NEXT, OLD
 from wfes.validation import shown
 
 RESERVED = "wfes_"
@@ -70,10 +70,10 @@ def check_name(projection: Projection) -> None:
         return
     names = [("", projection.name), *(("table ", row.table.name) for row in projection.tables)]
     for what, name in names:
-        if name.startswith(RESERVED) or name.endswith((NEXT, OLD)):
+        if name.startswith(RESERVED) or name.endswith((NEXT, OLD, ASKED)):
             raise ValueError(
                 f"{what}{name!r} of projection {projection.name!r} is a name of the engine's own: names must not begin "
-                f"with {RESERVED!r} nor end in {NEXT!r} or {OLD!r}"
+                f"with {RESERVED!r} nor end in {NEXT!r}, {OLD!r} or {ASKED!r}"
             )
 
 

@@ -1,4 +1,4 @@
-"""`projections`: how projections are, and looking after them: rebuild, check, lag, retry.
+"""`projections`: how projections are, and looking after them: rebuild, check, lag, retry, drop.
 
 Listing and checking change nothing: projections of a module are made known to the engine, not followed by it.
 """
@@ -201,6 +201,32 @@ def retry(place: Place, name: str, modules: tuple[str, ...], as_json: bool) -> N
         out.json({"name": name, "retried": True})
     else:
         out.line(f"{name} is tried again by whoever follows it")
+
+
+@projections.command("drop")
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@module_option
+@json_option
+@click.pass_obj
+def drop(place: Place, name: str, yes: bool, modules: tuple[str, ...], as_json: bool) -> None:
+    """Remove a projection that no running engine follows: its tables and what is noted about it.
+
+    The log is not touched: whoever opens an engine with the projection later gets it built anew.
+    """
+    if not yes:
+        click.confirm(f"remove the tables of projection {name!r}?", abort=True, err=True)
+
+    async def run() -> None:
+        async with _engine(place, modules) as engine:
+            await engine.drop_projection(name)
+
+    perform(run())
+    out = screen()
+    if as_json:
+        out.json({"name": name, "dropped": True})
+    else:
+        out.line((f"{name} is dropped", "good"))
 
 
 async def _statuses(place: Place, modules: Sequence[str]) -> list[ProjectionStatus]:

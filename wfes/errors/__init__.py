@@ -18,6 +18,7 @@ from wfes.errors.caller import DuplicateSchedule as DuplicateSchedule
 from wfes.errors.caller import DuplicateWorkflow as DuplicateWorkflow
 from wfes.errors.caller import EngineNotOpen as EngineNotOpen
 from wfes.errors.caller import ForbiddenInTransaction as ForbiddenInTransaction
+from wfes.errors.caller import ForkRefused as ForkRefused
 from wfes.errors.caller import InsideHandler as InsideHandler
 from wfes.errors.caller import InstanceEnded as InstanceEnded
 from wfes.errors.caller import InstanceExists as InstanceExists
@@ -28,6 +29,7 @@ from wfes.errors.caller import KeyInUse as KeyInUse
 from wfes.errors.caller import NotSupported as NotSupported
 from wfes.errors.caller import OutsideHandler as OutsideHandler
 from wfes.errors.caller import PayloadTooLarge as PayloadTooLarge
+from wfes.errors.caller import ProjectionInUse as ProjectionInUse
 from wfes.errors.caller import ProjectionNotReady as ProjectionNotReady
 from wfes.errors.caller import ProjectionStopped as ProjectionStopped
 from wfes.errors.caller import RequestNotPending as RequestNotPending

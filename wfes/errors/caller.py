@@ -93,6 +93,25 @@ class InstanceExists(WfesError, ValueError):
         )
 
 
+class ForkRefused(WfesError, ValueError):
+    """An instance cannot be forked there, or not with these changes.
+
+    Attributes:
+        id: The instance whose history the fork was to begin with.
+        at: The version, or what was given as such.
+        reason: Why not, and what would be right.
+    """
+
+    def __init__(self, id: str, at: object, reason: str) -> None:
+        super().__init__()
+        self.id = id
+        self.at = at
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"instance {self.id!r} cannot be forked at {self.at}: {self.reason}"
+
+
 class WrongWorkflow(WfesError, LookupError):
     """The instance belongs to another workflow."""
 
@@ -215,6 +234,23 @@ class ProjectionStopped(WfesError):
             f"projection {self.name!r} is stopped at position {self.position}{because(self.error)}; mend its handler "
             f"and open the engine again, or {again}"
         )
+
+
+class ProjectionInUse(WfesError):
+    """The projection is in use and cannot be dropped.
+
+    Attributes:
+        name: The projection.
+        reason: Who uses it, and what to do about it.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__()
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"projection {self.name!r} cannot be dropped: {self.reason}"
 
 
 class ProjectionNotReady(WfesError):

@@ -21,11 +21,12 @@ from functools import partial
 from wfes.errors import ArchiveUnavailable, LogUnavailable
 from wfes.log.port import Log
 from wfes.subscription import registry
+from wfes.subscription.dependents import InTheWay
 from wfes.subscription.projection import Projection
 from wfes.subscription.registry import BUILDING, LIVE, STOPPED, Entry
 from wfes.subscription.runner import Around, Failure, Runner
 from wfes.subscription.stores import Overtaken, Store, Target, apply_in
-from wfes.subscription.swap import TableTaken, begin_next, replace, sweep
+from wfes.subscription.swap import TableTaken, begin_next, forget_next, replace, sweep
 from wfes.subscription.table import NEXT
 
 logger = logging.getLogger("wfes.projections")
@@ -109,6 +110,7 @@ class Build:
         Raises:
             Cancelled: the engine is being closed; another one goes on.
             TableTaken: somebody else's table has the name of one that is needed; the rows there are stay.
+            InTheWay: something of a user's leads to the live tables and could not be led to new ones; they stay.
         """
         while True:
             try:
@@ -121,7 +123,7 @@ class Build:
                 self._stood_by = True
                 if built_by_another is not None:
                     return built_by_another
-            except TableTaken as error:
+            except (TableTaken, InTheWay) as error:
                 self._store.write(partial(self._refused, error=str(error)))
                 raise
             except (LogUnavailable, ArchiveUnavailable) as error:
@@ -229,8 +231,12 @@ class Build:
         return entry
 
     def _refused(self, target: Target, error: str) -> None:
-        """Says of the new rows why they cannot be made."""
+        """Says of the new rows why they cannot be made; where the old ones are as good, nothing is left of them."""
         name, version = self._projection.name + NEXT, self._projection.version
+        live = registry.find(target.query, self._projection.name)
+        if live is not None and live.version == version:
+            forget_next(target, self._projection.name)
+            return
         begun = registry.find(target.query, name) or Entry(name, version, 0)
         stopped = dataclasses.replace(
             begun, version=version, status=STOPPED, error=error, error_position=None, updated_at=self._now()

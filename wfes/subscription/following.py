@@ -62,7 +62,7 @@ BROKEN = "broken"
 
 
 class Follow:
-    """One projection that an engine follows; everything but `wanted` and `retry` belongs to the following thread.
+    """One projection that an engine follows; but for `wanted`, `again` and `asked` it belongs to the following thread.
 
     Attributes:
         projection: what is followed.
@@ -84,6 +84,8 @@ class Follow:
         """Somebody waits for the checkpoint to get here."""
         self.again = False
         """The rows are to be looked at anew."""
+        self.asked = False
+        """Somebody asks who follows it."""
         self._runner: Runner | None = None
         self._due: float | None = 0.0
         self._written_at = 0.0
@@ -115,6 +117,9 @@ class Follow:
         """Does what there is to do now, for a bounded time."""
         self._due = None
         try:
+            if self.asked:
+                self.asked = False
+                follower.answer(self)
             if self.again:
                 self.again = False
                 self.mode = NEW
@@ -331,6 +336,7 @@ class Following:
         outdated: called from the thread with a projection whose rows are of an older version.
         join: called from the thread with an inline projection that has caught up; whether the writer keeps it now.
         joined: called from the thread with an inline projection; whether the writer keeps it, as far as is known.
+        answer: called from the thread with a projection about which somebody asks who follows it.
     """
 
     def __init__(
@@ -343,6 +349,7 @@ class Following:
         outdated: Callable[[Follow], None],
         join: Callable[[Follow], bool],
         joined: Callable[[Follow], bool],
+        answer: Callable[[Follow], None],
     ) -> None:
         self.head = 0
         self.now = now
@@ -350,6 +357,7 @@ class Following:
         self.outdated = outdated
         self.join = join
         self.joined = joined
+        self.answer = answer
         self._log = log
         self._around = around
         self._follows: list[Follow] = []
@@ -388,6 +396,12 @@ class Following:
         self._hurry = True
         self._wake.set()
 
+    def ask(self, follow: Follow) -> None:
+        """Somebody asks who follows it."""
+        follow.asked = True
+        self._hurry = True
+        self._wake.set()
+
     @property
     def quiet(self) -> bool:
         """Whether nothing is left to be done; makes the thread do it at once if there is."""
@@ -418,7 +432,12 @@ class Following:
             self._busy = True
             for follow in list(self._follows):
                 woken = follow.trouble is None and follow.mode in (NEW, FOLLOWING, STANDBY, JOINED)
-                if woken or follow.again or (follow.due is not None and follow.due <= time.monotonic()):
+                if (
+                    woken
+                    or follow.again
+                    or follow.asked
+                    or (follow.due is not None and follow.due <= time.monotonic())
+                ):
                     follow.turn(self)
                     if self._stopping.is_set():
                         return

@@ -28,6 +28,7 @@ from wfes.log.event_rows import Ground
 from wfes.log.port import Log, Tx
 from wfes.log.rows import OWN
 from wfes.subscription import registry, tables
+from wfes.subscription.asking import asked
 from wfes.subscription.buffer import Rows
 from wfes.subscription.event import ProjectionEvent
 from wfes.subscription.projection import Projection
@@ -113,6 +114,7 @@ class InlineProjections:
 
     Attributes:
         names: of those that take part at the moment; may be read by any thread.
+        asked: told of projections about which somebody asks who follows them; called from the writer's thread.
     """
 
     def __init__(
@@ -126,6 +128,7 @@ class InlineProjections:
         self.handled: dict[type[Event], list[_Active]] = {}
         self.doubtful = True
         self.names: frozenset[str] = frozenset()
+        self.asked: Callable[[Sequence[str]], object] = len
         self._projections = tuple(projections)
         self._versions = dict(versions or {})
         self._versions.update(
@@ -189,6 +192,8 @@ class InlineProjections:
         """See `EventRows.behind`."""
         head = log.max_notification_id()
         found = self._entries(log.read)
+        if names := asked(found.values()):
+            self.asked(names)
         if found != self._read:
             self.doubtful = True
         for projection in self._projections:

@@ -30,6 +30,7 @@ from wfes.log.port import Log, WriteTransaction
 from wfes.log.rows import OWN, InlineRows, Target
 from wfes.subscription import registry
 from wfes.subscription.building import Cancelled, Progress
+from wfes.subscription.dependents import InTheWay, check_replaceable, has_any
 from wfes.subscription.feed import Feed
 from wfes.subscription.folding import Beside, Folding
 from wfes.subscription.registry import BUILDING, Entry
@@ -113,7 +114,7 @@ def bring_up(
 def _looked_over(
     log: Log, target: WriteTransaction, projections: Sequence[StateProjection], now: int
 ) -> tuple[list[StateProjection], bool]:
-    """What is stale, and whether it has been made anew here and now."""
+    """What is stale, and whether it has been made anew here and now: where it is little and nobody builds on it."""
     target.query(registry.CREATE)
     target.query(registry.CREATE_TABLES)
     found = {entry.name: entry for entry in registry.entries(target.query)}
@@ -123,7 +124,10 @@ def _looked_over(
         if begun is not None and given not in stale and now - begun.updated_at > ABANDONED_MICROS:
             _give_up(target, given)
     new = [given for given in stale if given.name not in found]
-    if not stale or target.head > SHORT_MAX:
+    # What users have built on a table keeps it from being dropped: there the new rows are made beside it.
+    dialect = DIALECTS[log.dialect]
+    is_long = target.head > SHORT_MAX or any(has_any(target.query, dialect, given.name) for given in stale)
+    if not stale or is_long:
         for projection in new:  # there must be something to swap with
             for sql in projection.create:
                 target.query(sql)
@@ -210,10 +214,11 @@ class StateBuild:
 
         Raises:
             Cancelled: the engine is being closed; what was made so far is removed.
+            InTheWay: something of a user's leads to a live table and could not be led to the new one; so is it then.
         """
         try:
             self._run()
-        except Cancelled:
+        except (Cancelled, InTheWay):
             with suppress(LogUnavailable):  # whoever opens the log later sees to it then
                 self._writing.write(self._abandon)
             raise
@@ -248,6 +253,8 @@ class StateBuild:
                 raise Overtaken(others[0])
         self._projections = [each for each in self._projections if self._is_due(target, each)]
         self._entries = []
+        names = [projection.name for projection in self._projections]
+        check_replaceable(target.query, self._log.url, DIALECTS[self._log.dialect], names)
         for projection in self._projections:
             live = registry.find(target.query, projection.name)
             begun = registry.find(target.query, projection.name + NEXT)
@@ -326,7 +333,8 @@ class StateBuild:
         if len(news) > REST_MAX + SHORT_MAX:
             return False
         folding.catch_up(target, map(decode, news), after, ground.head, ground.history)
-        exchange(target, [projection.name for projection in self._projections], DIALECTS[self._log.dialect])
+        names = [projection.name for projection in self._projections]
+        exchange(target, self._log.url, names, DIALECTS[self._log.dialect])
         for projection, entry in zip(self._projections, self._entries, strict=True):
             registry.remove(target.query, entry.name)
             registry.put(

@@ -2,7 +2,7 @@
 
 Invariants: a table's live name always leads to whole rows of one version; a table whose place was taken keeps the
 suffix `OLD` until it is gone, which holds nobody else up: it is emptied in pieces and then dropped. A table that was
-not made for the projection is never touched.
+not made for the projection is never touched, and views of users read the new tables as they read the old ones.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from wfes.log.rows import Target as RowsTarget
 from wfes.subscription import registry
+from wfes.subscription.dependents import check_droppable, check_replaceable, led_over
 from wfes.subscription.registry import BUILDING, Entry
 from wfes.subscription.stores import Store, Target
 from wfes.subscription.table import NEXT, OLD, Dialect, Table
@@ -67,11 +68,11 @@ def begin_next(target: Target, url: str, dialect: Dialect, entry: Entry, tables:
 
     Raises:
         TableTaken: somebody else's table has a name that is needed.
+        InTheWay: something of a user's leads to a live table, and could not be led to the new one.
     """
     name = entry.name + NEXT
-    for begun in registry.owned(target.query, name):
-        target.query(f"DROP TABLE IF EXISTS {begun}")
-        registry.disown(target.query, begun)
+    check_replaceable(target.query, url, dialect, registry.owned(target.query, entry.name))
+    _drop_tables(target, name)
     for table in tables:
         for suffix in ("", OLD, NEXT):
             _check_free(target, url, dialect, table.name + suffix, entry.name, (entry.name,))
@@ -84,6 +85,38 @@ def begin_next(target: Target, url: str, dialect: Dialect, entry: Entry, tables:
     registry.put(target.query, begun_entry)
     target.moved(name, None)
     return begun_entry
+
+
+def forget_next(target: Target, name: str) -> None:
+    """Removes what was begun beside a projection's live tables, in an open transaction."""
+    _drop_tables(target, name + NEXT)
+    registry.remove(target.query, name + NEXT)
+    target.moved(name + NEXT, None)
+
+
+def forget(target: Target, url: str, dialect: Dialect, name: str) -> None:
+    """Removes everything that a projection has, in an open transaction.
+
+    Args:
+        target: the transaction.
+        url: the database's, for errors.
+        dialect: of the database.
+        name: the projection's.
+
+    Raises:
+        InTheWay: something of a user's leads to one of its tables.
+    """
+    check_droppable(target.query, url, dialect, registry.owned(target.query, name))
+    forget_next(target, name)
+    _drop_tables(target, name)
+    registry.remove(target.query, name)
+    target.moved(name, None)
+
+
+def _drop_tables(target: Target, owner: str) -> None:
+    for table in registry.owned(target.query, owner):
+        target.query(f"DROP TABLE IF EXISTS {table}")
+        registry.disown(target.query, table)
 
 
 def _check_free(
@@ -108,6 +141,7 @@ def replace(target: Target, url: str, dialect: Dialect, name: str, tables: Seque
 
     Raises:
         TableTaken: somebody else's table has a name that is needed.
+        InTheWay: a user's view does not fit the new tables.
     """
     had = [table for table in registry.owned(target.query, name) if not table.endswith(OLD)]
     new = [table.name for table in tables]
@@ -115,7 +149,7 @@ def replace(target: Target, url: str, dialect: Dialect, name: str, tables: Seque
         _check_free(target, url, dialect, table, name, (name,))
     for table in had:
         _check_free(target, url, dialect, table + OLD, name, ())
-    with _renaming(target, dialect):
+    with _renaming(target, url, dialect, had):
         for table in had:
             registry.disown(target.query, table)
             if table_exists(target.query, dialect, table):
@@ -128,25 +162,30 @@ def replace(target: Target, url: str, dialect: Dialect, name: str, tables: Seque
 
 
 @contextmanager
-def _renaming(target: RowsTarget, dialect: Dialect) -> Generator[None]:
-    """While tables are renamed: else SQLite would rewrite users' views so that they go on reading the old table."""
+def _renaming(target: RowsTarget, url: str, dialect: Dialect, names: Sequence[str]) -> Generator[None]:
+    """While tables are renamed: else users' views would go on reading the old ones."""
     sqlite = dialect.name == "sqlite"
     if sqlite:
         target.query("PRAGMA legacy_alter_table = ON")
-    yield
+    with led_over(target, url, dialect, names):
+        yield
     if sqlite:
         target.query("PRAGMA legacy_alter_table = OFF")
 
 
-def exchange(target: RowsTarget, names: Sequence[str], dialect: Dialect) -> None:
+def exchange(target: RowsTarget, url: str, names: Sequence[str], dialect: Dialect) -> None:
     """Puts the engine's own new tables in the live ones' place, in an open transaction.
 
     Args:
         target: the transaction.
+        url: the database's, for errors.
         names: the tables' live names.
         dialect: of the database.
+
+    Raises:
+        InTheWay: something of a user's leads to an old one, and cannot be led to the new one.
     """
-    with _renaming(target, dialect):
+    with _renaming(target, url, dialect, names):
         for name in names:
             if table_exists(target.query, dialect, name):  # an older version may not have had it
                 target.query(f"ALTER TABLE {name} RENAME TO {name}{OLD}")

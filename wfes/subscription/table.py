@@ -34,6 +34,8 @@ _NAME_MAX = 63
 _INTEGER_MAX = 1 << 63
 NEXT = "__next"
 """Suffix of a table that is being built to take the live one's place."""
+ASKED = "__asked"
+"""Suffix of the name under which somebody asks who follows a projection."""
 OLD = "__old"
 """Suffix of a table whose place was taken, until it is gone."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sqlite3
 import sys
@@ -169,3 +170,35 @@ def test_one_projection_of_a_module(shop: Any) -> None:
     }
     assert listed["totals"] == "following"
     assert "apart" not in listed
+
+
+def test_drop_removes_what_nobody_follows(shop: Any) -> None:
+    def ask(*words: str, input: str | None = None) -> Result:
+        return CliRunner().invoke(main, ["projections", "drop", *words], input=input)
+
+    def tables(file: str) -> set[str]:
+        with contextlib.closing(sqlite3.connect(file)) as connection:
+            return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+    for words, says in {
+        ("nothing", "--yes"): "no projection 'nothing'",
+        ("wfes_instances", "--yes"): "cannot be dropped: it comes with wfes",
+        ("wfes_statistics", "--yes"): "cannot be dropped: it comes with wfes",
+        ("apart", "--yes"): "no projection 'apart'",
+    }.items():
+        found = ask(*words)
+        assert found.exit_code == 1, found.output
+        assert says in found.stderr
+    assert ask("totals", input="n\n").exit_code == 1
+    assert ask("totals").exit_code == 1, "nobody answers"
+    assert "totals" in tables("wfes.db")
+
+    found = ask("totals", input="y\n")
+    assert (found.exit_code, found.stdout) == (0, "totals is dropped\n"), found.output
+    assert "totals" not in tables("wfes.db")
+    assert ask("totals", "--yes").exit_code == 1, "it is gone"
+    found = ask("apart", "--yes", "--json", "--module", shop.__name__)
+    assert json.loads(found.stdout) == {"name": "apart", "dropped": True}
+    assert "totals" not in tables("apart.db")
+    listed = CliRunner().invoke(main, ["projections", "--json"])
+    assert not {"totals", "apart"} & {row["name"] for row in json.loads(listed.stdout)}

@@ -80,6 +80,7 @@ SAMPLES: list[tuple[BaseException, type[BaseException] | None, str]] = [
         None,
         "'days' is stopped.*no table.*retry_projection",
     ),
+    (errors.ProjectionInUse("days", "an engine follows it"), None, "'days' cannot be dropped: an engine"),
     (
         errors.ProjectionNotReady("days", "it is being built"),
         None,
