@@ -1,7 +1,7 @@
-"""What is typed on a command line, as values: JSON, durations, moments. And values as JSON again.
+"""What is typed on a command line, as values: JSON, durations, moments. And values, errors and times for people.
 
-Invariants: what cannot be read is wrong usage (exit code 2) and the message says where it is wrong; whatever a log
-holds can be printed as JSON, for values that JSON has no form for are given as text.
+Invariants: what cannot be read is wrong usage (exit code 2) and the message says where it is wrong. How values look as
+JSON is `wfes.texts`'s business.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
-from pydantic_core import to_jsonable_python
 
 from wfes.core import durations
+from wfes.texts import clipped as clipped
+from wfes.texts import json_text as json_text
+from wfes.texts import jsonable as jsonable
+from wfes.texts import short as short
 from wfes.validation import is_a
 
 CONTEXT_CHARS = 12
@@ -118,32 +121,6 @@ DURATION = DurationValue()
 MOMENT = MomentValue()
 
 
-def jsonable(value: Any) -> Any:
-    """The value as plain JSON data; what JSON has no form for becomes text."""
-    return _exact(to_jsonable_python(value, fallback=str, inf_nan_mode="strings", bytes_mode="base64"))
-
-
-def _exact(value: Any) -> Any:
-    # pydantic leaves floats as they are in its Python form, and JSON has no nan and no infinity.
-    if is_a(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
-    if is_a(value, dict):
-        return {str(key): _exact(item) for key, item in value.items()}
-    if is_a(value, list):
-        return [_exact(item) for item in value]
-    return value
-
-
-def json_text(value: Any, *, indent: int | None = None) -> str:
-    """The value as a JSON text, in one line unless `indent` is given."""
-    return json.dumps(jsonable(value), ensure_ascii=False, indent=indent)
-
-
-def short(value: Any, chars_max: int = 60) -> str:
-    """The value as JSON in one line of at most `chars_max` characters."""
-    return clipped(json_text(value), chars_max)
-
-
 def gist(value: Any, chars_max: int = 60) -> str:
     """The value as JSON where that is short; of a long list, how many items it has."""
     if is_a(value, list) and len(json_text(value)) > chars_max:
@@ -154,12 +131,6 @@ def gist(value: Any, chars_max: int = 60) -> str:
 def counted(number: int, what: str) -> str:
     """`1 step`, `2,000 steps`."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
-
-
-def clipped(text: str, chars_max: int) -> str:
-    """A text in one line of at most `chars_max` characters."""
-    line = " ".join(text.split())
-    return line if len(line) <= chars_max else f"{line[: chars_max - 1]}…"
 
 
 def moment_of(value: Any) -> datetime | None:
