@@ -179,6 +179,17 @@ class SimulatedLog:
                 reaction(self, stream, event, state)
         return len(history)
 
+    def append_copies(self, stream: str, copies: Sequence[tuple[e.Event, e.Copied]]) -> int:
+        """Appends the copies that a fork's history begins with."""
+        for event, copied in copies:
+            version = len(self.streams.setdefault(stream, [])) + 1
+            self._position += 1
+            recorded = e.Recorded(stream, version, event, self._position, copied)
+            self.streams[stream].append(recorded)
+            self.committed.append(recorded)
+            evolve(self._states.setdefault(stream, InstanceState(stream)), event, version)
+        return len(self.streams[stream])
+
     def query(
         self,
         sql: str,
@@ -246,6 +257,7 @@ class SimulatedHost:
             outside, or raise ``Crash``.
     """
 
+    reads_only = False
     linger_micros = 500_000
     worker = "simulation"
 
@@ -257,7 +269,6 @@ class SimulatedHost:
         clock: SimulatedClock | None = None,
         log: SimulatedLog | None = None,
     ) -> None:
-    reads_only = False
         self.loop = asyncio.get_running_loop()
         self.clock = clock or SimulatedClock()
         self.log = log or SimulatedLog(self.clock)

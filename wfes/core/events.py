@@ -17,53 +17,14 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar
 
-Json = Any
-"""A JSON tree as ``core.codec`` makes it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """What every event has.
-
-    Attributes:
-        at: when it was made, in microseconds since the Unix epoch, by the clock of its maker.
-    """
-
-    at: int
-
-    topic: ClassVar[str] = ""
-    owner: ClassVar[bool] = False
-    """Written by the execution that holds the instance."""
-    terminal: ClassVar[bool] = False
-    """Ends the instance."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Command(Event):
-    """An event that somebody outside asked for.
-
-    Attributes:
-        actor: who asked.
-        cause: what led to it: ``{"instance": id, "version": n}``, ``{"trace": id}``, …
-    """
-
-    actor: str | None = None
-    cause: Json = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Owned(Event):
-    """An event that only the execution holding the instance may write."""
-
-    owner: ClassVar[bool] = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class At(Owned):
-    """An owner event about one path: a step, a wait or a recorded call of the handler."""
-
-    path: str
-
+from wfes.core.event import At as At
+from wfes.core.event import Command as Command
+from wfes.core.event import Event as Event
+from wfes.core.event import Json as Json
+from wfes.core.event import Owned as Owned
+from wfes.core.fork_events import Copied as Copied
+from wfes.core.fork_events import EventVoided as EventVoided
+from wfes.core.fork_events import HistoryForked as HistoryForked
 
 # ---------------------------------------------------------------------------------------------------- life
 
@@ -243,6 +204,19 @@ class StateChanged(Owned):
     """The handler assigned fields of its state: name to new value."""
 
     changes: Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchDecided(Owned):
+    """Code asked whether the instance has the change ``change``: it has (``new``), or goes on as older code did.
+
+    It holds for the instance's life, wherever it stands. ``scope``: the path of the step whose function asked; empty
+    for the handler itself.
+    """
+
+    change: str
+    new: bool
+    scope: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -672,9 +646,11 @@ class Recorded:
         originator_version: 1, 2, … within the stream, without gaps.
         event: what happened.
         position: its place in the whole log, rising; 0 where it is not known.
+        copied: it is a copy that the history of a fork begins with; None: it happened here.
     """
 
     originator_id: str
     originator_version: int
     event: Event
     position: int = 0
+    copied: Copied | None = None

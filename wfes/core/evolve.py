@@ -55,6 +55,8 @@ def _started(state: InstanceState, event: e.WorkflowStarted, version: int) -> No
     state.trigger = event.trigger
     state.tags = event.tags
     state.seed = event.seed
+    state.forked_from = event.forked_from
+    state.forked_at = event.forked_at
     state.created_at = state.asked_at = state.status_since = event.at
     state.not_before = event.not_before
     state.deadline = event.deadline
@@ -80,7 +82,8 @@ def _slot_granted(state: InstanceState, event: e.SlotGranted, version: int) -> N
 
 
 def _claimed(state: InstanceState, event: e.RunClaimed, version: int) -> None:
-    cut_off = state.worker is not None or not state.waiting
+    cut_off = (state.worker is not None or not state.waiting) and not state.afresh
+    state.afresh = False
     state.fruitless += 1
     state.worker = event.worker
     state.epoch = event.epoch
@@ -206,6 +209,41 @@ def _retried(state: InstanceState, event: e.WorkflowRetried, version: int) -> No
         state.slot.granted = False
     if event.path is not None:
         state.steps.pop(event.path, None)
+
+
+def _voided(state: InstanceState, event: e.EventVoided, version: int) -> None:
+    if state.done is not None and event.event == "StepCompleted":
+        state.voided[version] = event.body
+
+
+def _forked(state: InstanceState, event: e.HistoryForked, version: int) -> None:
+    state.created_at = state.asked_at = state.status_since = event.at
+    state.worker = None
+    state.afresh = True
+    state.deadline = None
+    state.fruitless = 0
+    for step in state.steps.values():
+        step.cut_offs = 0
+    for received in event.taken:
+        state.inbox.pop(received, None)
+    for path in event.results:  # it has its outcome, and is given it once it runs
+        state.waits.pop(path, None)
+        state.steps.pop(path, None)
+    if event.changed:
+        state.waiting = False
+    state.slot = None
+    if event.slot_by is not None and not event.over:
+        # It counts as a new instance: what was under way goes on once there is room.
+        queued = event.slot_value is not None
+        state.slot = Slot(event.slot_by, event.slot_value, event.slot_place, event.at, queued)
+        state.ran = False
+
+
+def _reused(state: InstanceState, event: e.ResultReused, version: int) -> None:
+    given = state.voided.get(event.version)
+    if state.done is not None and given is not None:
+        attempts = given.get("attempt", 1)
+        state.done[event.path] = StepState("completed", attempts, given["at"], event.at, given.get("result"))
 
 
 def _state_changed(state: InstanceState, event: e.StateChanged, version: int) -> None:
@@ -372,14 +410,17 @@ APPLIERS: dict[type[e.Event], _Applier] = {
     e.WorkflowPaused: _paused,
     e.WorkflowResumed: _resumed,
     e.WorkflowRetried: _retried,
+    e.EventVoided: _voided,
+    e.HistoryForked: _forked,
     e.HistoryArchived: _archived,
     e.StateChanged: _state_changed,
+    e.PatchDecided: _nothing,
     e.StepStarted: _step_started,
     e.StepAttemptFailed: _attempt_failed,
     e.StepCompleted: _step_ended("completed"),
     e.StepFailed: _step_ended("failed"),
     e.StepCancelled: _step_ended("cancelled"),
-    e.ResultReused: _nothing,
+    e.ResultReused: _reused,
     e.ProgressRecorded: _progress,
     e.SleepScheduled: _sleep,
     e.SleepEnded: _wait_over,
@@ -414,5 +455,7 @@ APPLIERS: dict[type[e.Event], _Applier] = {
     e.BackfillAdvanced: _nothing,
 }
 
-_QUIET = frozenset({e.StepStarted, e.StepCompleted, e.StepAttemptFailed, e.StateChanged, e.ProgressRecorded})
+_QUIET = frozenset(
+    {e.StepStarted, e.StepCompleted, e.StepAttemptFailed, e.StateChanged, e.ProgressRecorded, e.PatchDecided}
+)
 """Events that cannot change the status while no wait is open."""

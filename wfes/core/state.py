@@ -54,7 +54,9 @@ TRANSITIONS: dict[Status, frozenset[Status]] = {
     Status.CANCELLED: frozenset(),
     Status.TIMED_OUT: frozenset({Status.PENDING}),
 }
-"""From each status, the statuses one event can lead to (besides staying). Only ``retry`` leads out of an end."""
+"""From each status, the statuses one event can lead to (besides staying). Only ``retry`` leads out of an end.
+
+A fork is pending once more where its workflow's concurrency is limited, whatever its origin was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +184,13 @@ class InstanceState:
     trigger: Json = None
     tags: tuple[str, ...] = ()
     seed: str = ""
+    forked_from: str | None = None
+    """The instance whose history this one's begins with, and up to which version."""
+    forked_at: int = 0
     created_at: int = 0
+    """When it was started, or forked."""
     asked_at: int = 0
-    """When it was started, or last retried."""
+    """When it was started, forked, or last retried."""
     not_before: int = 0
     status: Status = Status.PENDING
     status_since: int = 0
@@ -197,6 +203,8 @@ class InstanceState:
     """Claims in a row after which the owner recorded nothing at all."""
     outside: int = 0
     """Version of the newest event that came from outside."""
+    afresh: bool = False
+    """Forked, and not claimed since: whatever is under way was not cut off."""
     waiting: bool = False
     """Released, and only a due time or something from outside makes it go on."""
     slot: Slot | None = None
@@ -225,6 +233,8 @@ class InstanceState:
     """The steps that have not ended, by path."""
     done: dict[str, StepState] | None = None
     """The steps that have, by path; None in a slim state."""
+    voided: dict[int, Json] = field(default_factory=dict[int, Json])
+    """In a detailed state of a fork: the results of steps that are void here and may be given again, by version."""
     waits: dict[str, OpenWait] = field(default_factory=dict[str, OpenWait])
     inbox: dict[int, str] = field(default_factory=dict[int, str])
     """Events received and not consumed: version to name."""

@@ -199,6 +199,8 @@ class SleepAsk(TimedAsk):
     __slots__ = ()
 
     def opening(self, at: int) -> e.Event:
+        if self.until is None:
+            self.until = self.execution.pool.dues.pop(self.path, None)
         until = self.open_until(at)
         assert until is not None
         return e.SleepScheduled(at=at, path=self.path, until=until)

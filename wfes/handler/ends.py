@@ -33,9 +33,10 @@ class Ends:
         deadline: when the instance times out, in microseconds, or None.
         is_moved: whether that moment was set from outside: then no other time-out ends it before.
         is_over: whether the end is decided, if not committed.
+        since: when it began to be an instance of its own, where it is a fork; in microseconds.
     """
 
-    __slots__ = ("_execution", "cancel", "deadline", "interrupted", "is_moved", "is_over", "said")
+    __slots__ = ("_execution", "cancel", "deadline", "interrupted", "is_moved", "is_over", "said", "since")
 
     def __init__(self, execution: Execution, deadline: int | None) -> None:
         self._execution = execution
@@ -45,6 +46,7 @@ class Ends:
         self.deadline = deadline
         self.is_moved = False
         self.is_over = False
+        self.since = 0
 
     def let_go(self) -> None:
         """Its execution has left: it is asked nothing more."""
@@ -141,7 +143,8 @@ class Ends:
         """Sets the alarms that time calls for as things are: the end of the clean-up, or the deadline."""
         alarms = self._execution.alarms
         if self.interrupted is not None:
-            alarms.set("cleanup", self.interrupted.at + CLEANUP_MICROS, self._cleanup_over)
+            began = max(self.interrupted.at, self.since)
+            alarms.set("cleanup", began + CLEANUP_MICROS, self._cleanup_over)
         elif self.deadline is not None and self.deadline <= self._execution.host.clock.now():
             self.time_out(_DEADLINE_PASSED)  # now: a paused handler would leave before any alarm
         elif self.deadline is not None:

@@ -32,7 +32,9 @@ from wfes.handler import commits, emissions, ending
 from wfes.handler.alarms import Alarms, HandlerTimers
 from wfes.handler.asks import Ask, CallAsk, FunctionFuture, HandlerFuture, ListenAsk, TimedAsk
 from wfes.handler.attempts import StepAsk
+from wfes.handler.changes import Changes
 from wfes.handler.ends import Ends
+from wfes.handler.forking import Pool
 from wfes.handler.host import Host as Host
 from wfes.handler.inbox import Inbox
 from wfes.handler.line import Line
@@ -48,7 +50,7 @@ from wfes.handler.state import RecordedState, plain
 
 if TYPE_CHECKING:
     from wfes.definition import Workflow
-    from wfes.handler.difference import Difference, Place
+    from wfes.handler.difference import Difference
     from wfes.runtime.values import Sealed
 
 _log = logging.getLogger("wfes")
@@ -93,12 +95,12 @@ class Execution:
         self.fresh: dict[Ask, bool] = {}
         """Asked for (False) or withdrawn (True) since the last collecting, not recorded yet; in order."""
         self.nested = NestedPaths()
+        self.changes = Changes(self)
         self.failures: dict[str, int] = {}
         """Paths whose failure the handler was given, to the order in which it was."""
         self.children: dict[str, str] = {}
         """In a retried instance: the children that paths have already, if they did not fail."""
-        self.pool: dict[str, int] = {}
-        """Paths whose outcome stands in a void part of the history: to their versions."""
+        self.pool = Pool()
         # what came from outside
         self.inbox = Inbox()
         self.unread: list[e.Recorded] = []
@@ -372,10 +374,6 @@ class Execution:
         else:
             self.rest.hold(kind, report)
 
-    def place_of(self, path: str) -> Place | None:
-        """Where the handler asked for this path, if that was noted: whoever only reads a history notes it."""
-        return None
-
     # ------------------------------------------------------------------------------------- from outside
 
     def take_in(self, event: e.Event, version: int) -> None:
@@ -605,6 +603,7 @@ class Execution:
 
     def _go_live(self) -> None:
         """The replay is over: begins what the history left open."""
+        self.changes.go_live()
         self.timers.arm_recorded()
         for recorded in self.unread:
             if recorded.originator_version > self.inbox.seen:
@@ -696,3 +695,4 @@ class Execution:
         self.timers.let_go()
         self.ends.let_go()
         self.rest.let_go()
+        self.changes.let_go()

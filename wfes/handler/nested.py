@@ -50,6 +50,12 @@ class Nested:
         """Whether it has ended, and not by failing."""
         return isinstance(self.end, SUCCESSES) and getattr(self.end, "error", None) is None
 
+    @property
+    def is_attempted(self) -> bool:
+        """Whether it is a step of which an attempt was under way."""
+        last = self._events[-1] if self._events else None
+        return self.kind == "step" and not self.suspended and not isinstance(last, e.StepAttemptFailed)
+
     def add(self, event: e.Event) -> None:
         """Notes one more event about it."""
         self._events.append(event)

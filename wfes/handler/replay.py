@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wfes.core import events as e
 from wfes.core.state import Status
+from wfes.handler import forking
 from wfes.handler.attempts import StepAsk
-from wfes.handler.difference import Difference, code_of, recorded_codes, standing
+from wfes.handler.changes import last_of_handler
+from wfes.handler.difference import Difference, Place, code_of, recorded_codes, standing
 from wfes.handler.nested import SUCCESSES, Nested
 
 if TYPE_CHECKING:
@@ -63,7 +65,11 @@ class Replay:
     def __init__(self, execution: Execution, history: list[e.Recorded]) -> None:
         self._execution = execution
         self._history = history
+        self._whole = history
         self._cursor = 0
+        self._next = 0
+        """The first event that is not behind the handler, while it runs."""
+        self._last_of_handler: int | None = None
         self._last_release = -1
         self._orphans: set[int] = set()
         self._void_fields: set[str] = set()
@@ -83,10 +89,14 @@ class Replay:
                     forgotten.append((event.path, event.void_from))
                 execution.ends.deadline = event.deadline
                 execution.retries += 1
+            elif type(event) is e.HistoryForked:
+                execution.ends.deadline = None
             elif not event.owner:
                 execution.inbox.seen = recorded.originator_version
             if event.owner:
                 execution.line.not_before(event.at)
+                if type(event) is e.PatchDecided:
+                    execution.changes.recall(event)
         if void:
             self._leave_out(void, forgotten)
         self._note_orphans()
@@ -189,9 +199,26 @@ class Replay:
         """Whether the handler is past everything it was given before: what it runs now may never have run."""
         return self._cursor >= self._last_release
 
+    @property
+    def was_passed(self) -> bool:
+        """Whether the code that wrote this history has passed the place where the handler is now."""
+        if self._last_of_handler is None:
+            self._last_of_handler = last_of_handler(self._history)
+        return self._last_of_handler >= self._next
+
+    @property
+    def whole(self) -> list[e.Recorded]:
+        """The whole history, with what retries made void."""
+        return self._whole
+
+    def place_of(self, path: str) -> Place | None:
+        """Where the handler asked for this path, if that was noted: whoever only reads a history notes it."""
+        return None
+
     def advance(self) -> bool:
         """Goes on as far as possible; True at the end of the history."""
         execution = self._execution
+        self._next = self._cursor
         if self._cursor == 0 or execution.loop.has_ready:
             execution.drain()
         history = self._history
@@ -199,6 +226,7 @@ class Replay:
             if execution.is_leaving:
                 return False
             recorded = history[self._cursor]
+            self._next = self._cursor + 1
             verdict = self._apply(recorded.event, recorded.originator_version)
             if verdict is _Step.WAIT:
                 return False
@@ -208,7 +236,7 @@ class Replay:
             self._cursor += 1
         if execution.is_leaving:
             return False
-        self._history = []
+        self._history = self._whole = []
         return True
 
     def _apply(self, event: e.Event, version: int) -> _Step | Mismatch:
@@ -244,11 +272,18 @@ class Replay:
             case e.WorkflowResumed():
                 self._forget_cut_offs()
                 execution.take_in(event, version)
+            case e.HistoryForked():
+                self._run_again.clear()
+                forking.go_on(execution, event, self._event_at)
+                execution.take_in(event, version)
             case _ if not event.owner:
                 execution.take_in(event, version)
             case _:
                 """Says nothing to the handler."""
         return _Step.DONE
+
+    def _event_at(self, version: int) -> e.Event:
+        return self._whole[version - self._whole[0].originator_version].event
 
     # -------------------------------------------------------------------------------------------- requests
 
@@ -418,7 +453,7 @@ class Replay:
     def difference(self, version: int, mismatch: Mismatch) -> Difference:
         """What is said of a mismatch at this version of the history."""
         execution = self._execution
-        place = None if mismatch.instead is None else execution.place_of(mismatch.instead)
+        place = None if mismatch.instead is None else self.place_of(mismatch.instead)
         return Difference(
             version=version,
             path=mismatch.path,

@@ -2,7 +2,7 @@
 
 Owns the stored form of an event, frozen since the first release: its topic is the class name, its state is the 32 raw
 bytes of its predecessor's digest followed by its fields as JSON, without those at their default. ``core.chain`` says
-what the digest covers.
+what the digest covers. Behind the fields of a copy that a fork's history begins with stands `COPIED`.
 
 The writer and the readers use ``body_bytes`` and ``decode`` directly: one dict, one call of orjson, no topic
 resolution. ``EventMapper`` and ``LogApplication`` are the same two functions in the library's shape, for code that is
@@ -21,7 +21,7 @@ from eventsourcing.application import Application
 from eventsourcing.persistence import ApplicationRecorder, Mapper, Notification, StoredEvent
 
 from wfes.core import chain
-from wfes.core.events import CATALOGUE, Event, Recorded
+from wfes.core.events import CATALOGUE, Copied, Event, Recorded
 from wfes.errors import UnknownEvent
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ _TUPLES = {
     for topic, cls in CATALOGUE.items()
     if (names := tuple(field.name for field in fields(cls) if str(field.type).startswith("tuple")))
 }
+COPIED = "~copied"
+"""No event has a field of this name. Its value: ``[]``, or ``[actor]`` where the copy is a changed one."""
 _dumps = orjson.dumps
 _loads = orjson.loads
 
@@ -61,6 +63,13 @@ def body_bytes(event: Event) -> bytes:
             if value is not default and value != default
         }
     )
+
+
+def copy_bytes(event: Event, copied: Copied) -> bytes:
+    """As ``body_bytes``, of a copy that a fork's history begins with."""
+    tree: dict[str, Any] = _loads(body_bytes(event))
+    tree[COPIED] = [copied.actor] if copied.changed else []
+    return _dumps(tree)
 
 
 def encode(event: Event, stream: str, version: int, prev: bytes) -> StoredEvent:
@@ -89,6 +98,7 @@ def decode_row(row: StoredRow) -> Recorded:
     if cls is None:
         raise UnknownEvent(topic, instance=stream, position=position)
     tree = _loads(state[chain.SIZE :])
+    mark = tree.pop(COPIED, None)
     if topic in _TUPLES:
         for name in _TUPLES[topic]:
             if name in tree:
@@ -97,7 +107,9 @@ def decode_row(row: StoredRow) -> Recorded:
         event = cls(**tree)
     except TypeError as error:
         raise UnknownEvent(topic, str(error), instance=stream, position=position) from None
-    return Recorded(stream, version, event, position)
+    if mark is None:
+        return Recorded(stream, version, event, position)
+    return Recorded(stream, version, event, position, Copied(True, mark[0]) if mark else Copied())
 
 
 def digest(stored: StoredEvent) -> bytes:
@@ -131,10 +143,9 @@ class EventMapper(Mapper[str]):
         """The stored event without its predecessor's digest, which the recorder puts before it."""
         if not isinstance(domain_event, Recorded):
             raise TypeError(f"a log stores Recorded events, not {type(domain_event).__qualname__}")
-        event = domain_event.event
-        return StoredEvent(
-            domain_event.originator_id, domain_event.originator_version, event.topic, body_bytes(event)
-        )
+        event, copied = domain_event.event, domain_event.copied
+        body = body_bytes(event) if copied is None else copy_bytes(event, copied)
+        return StoredEvent(domain_event.originator_id, domain_event.originator_version, event.topic, body)
 
     def to_domain_event(self, stored_event: StoredEvent) -> DomainEventProtocol[str]:
         """The ``Recorded`` of a stored event, with its position where that is known."""

@@ -362,7 +362,7 @@ class Tx(Protocol):
         ...
 
     def append_copies(self, stream: str, copies: Sequence[tuple[Event, Copied]]) -> int:
-        """As ``append``, for the copies that a fork's history begins with: nothing reacts to what happened elsewhere."""
+        """As ``append``, for copies that a fork's history begins with: nothing reacts to what happened elsewhere."""
         ...
 
     def history(self, stream: str, after: int = 0) -> list[Recorded]:

@@ -12,10 +12,10 @@ from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from eventsourcing.persistence import Notification
 
 from wfes.core.chain import digest
-from wfes.core.events import Event, Recorded, WorkflowDefined, WorkflowStarted
+from wfes.core.events import Copied, Event, Recorded, WorkflowDefined, WorkflowStarted
 from wfes.core.evolve import evolve
 from wfes.core.state import InstanceState
-from wfes.log.application import body_bytes, decode, decode_row
+from wfes.log.application import body_bytes, copy_bytes, decode, decode_row
 from wfes.log.cache import ALL, CLEAN, OWNER, Cache, Entry
 from wfes.log.event_rows import EventRows
 from wfes.log.port import Row, StoredRow, Tx, WriteTransaction
@@ -73,22 +73,32 @@ class Transaction:
         return self._cache.get(stream, self._write).version
 
     def append(self, stream: str, events: Sequence[Event]) -> int:
-        entry = self._cache.get(stream, self._write)
-        if not entry.touched:
-            entry.touched = True
-            self._touched.append(entry)
+        entry = self._touch(stream)
         for event in events:
             self._append(entry, event)
         return entry.version
 
-    def _append(self, entry: Entry, event: Event) -> None:
+    def append_copies(self, stream: str, copies: Sequence[tuple[Event, Copied]]) -> int:
+        entry = self._touch(stream)
+        for event, copied in copies:
+            self._append(entry, event, copied)
+        return entry.version
+
+    def _touch(self, stream: str) -> Entry:
+        entry = self._cache.get(stream, self._write)
+        if not entry.touched:
+            entry.touched = True
+            self._touched.append(entry)
+        return entry
+
+    def _append(self, entry: Entry, event: Event, copied: Copied | None = None) -> None:
         cls = type(event)
         stream = entry.stream
         state = entry.state
         version = entry.version + 1
         if state is not None and (version == 1) is not (cls is WorkflowStarted):
             raise ValueError(f"{cls.topic} cannot be version {version} of instance {stream!r}")
-        stored = entry.digest + body_bytes(event)
+        stored = entry.digest + (body_bytes(event) if copied is None else copy_bytes(event, copied))
         position = self._position + 1
         row = (position, stream, version, cls.topic, stored)
         self._position = position
@@ -112,9 +122,11 @@ class Transaction:
         elif cls is WorkflowDefined:
             self._defined.append(event)  # type: ignore[arg-type]
         if cls in self._handled:
-            self._happened.append(Recorded(stream, version, event, position))
+            self._happened.append(Recorded(stream, version, event, position, copied))
         if not cls.owner or cls.terminal:
-            self.notable.append(Recorded(stream, version, event, position))
+            self.notable.append(Recorded(stream, version, event, position, copied))
+        if copied is not None:
+            return  # what it led to, it led to in the origin
         reaction = self._reactions.get(cls)
         if reaction is not None and state is not None:
             reaction(self, stream, event, state)

@@ -34,6 +34,7 @@ _WAKING: tuple[type[e.Event], ...] = (
     e.DeadlineChanged,
     e.WorkflowResumed,
     e.WorkflowRetried,
+    e.HistoryForked,
     e.EventReceived,
     e.DataProvided,
     e.TargetEnded,
