@@ -40,6 +40,7 @@ from wfes.errors import (
     StepInterrupted,
     Suspended,
     UnknownEvent,
+    UnknownMoment,
     UnknownProjection,
     UnknownRequest,
     UnknownSchedule,
@@ -63,6 +64,9 @@ from wfes.subscription.event import ProjectionEvent
 from wfes.subscription.projection import Projection, on, query
 from wfes.subscription.reader import Reader
 from wfes.subscription.table import Row
+from wfes.timetravel.diff import Change, Diff, Parting, diff
+from wfes.timetravel.past import InstanceState, StepView
+from wfes.timetravel.waits import WaitView
 from wfes.version import __version__
 from wfes.views import (
     Answer,
@@ -81,9 +85,11 @@ __all__ = [
     "TERMINAL",
     "Answer",
     "ArchiveUnavailable",
+    "Change",
     "ChildWorkflowError",
     "Concurrency",
     "DataRequest",
+    "Diff",
     "DuplicateProjection",
     "DuplicateSchedule",
     "DuplicateWorkflow",
@@ -100,6 +106,7 @@ __all__ = [
     "InstanceExists",
     "InstanceNotFound",
     "InstanceRow",
+    "InstanceState",
     "InvalidData",
     "InvalidInput",
     "KeyInUse",
@@ -109,6 +116,7 @@ __all__ = [
     "Outcome",
     "OutsideHandler",
     "Page",
+    "Parting",
     "PayloadTooLarge",
     "Projection",
     "ProjectionEvent",
@@ -132,8 +140,10 @@ __all__ = [
     "Step",
     "StepError",
     "StepInterrupted",
+    "StepView",
     "Suspended",
     "UnknownEvent",
+    "UnknownMoment",
     "UnknownProjection",
     "UnknownRequest",
     "UnknownSchedule",
@@ -142,6 +152,7 @@ __all__ = [
     "UnstorableValue",
     "Wait",
     "WaitTimeout",
+    "WaitView",
     "WfesError",
     "WorkerCode",
     "WorkerRow",
@@ -153,6 +164,7 @@ __all__ = [
     "WrongWorkflow",
     "__version__",
     "acting_as",
+    "diff",
     "on",
     "query",
     "workflow",
