@@ -334,6 +334,7 @@ _WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "WorkflowResumed": lambda data: "",
     "DeadlineChanged": lambda data: _until(data, "deadline"),
     "StateChanged": lambda data: short(data.get("changes"), 100),
+    "PatchDecided": lambda data: f"{data.get('change')}: {'new' if data.get('new') else 'old'} code",
     "StepStarted": lambda data: _path(data, _attempt(data)),
     "StepAttemptFailed": _retry_words,
     "StepCompleted": lambda data: _path(data, f"→ {short(data.get('result'))}"),

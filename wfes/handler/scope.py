@@ -17,6 +17,7 @@ from wfes.core.ids import check_name, derived_id
 from wfes.errors import NotSupported
 
 if TYPE_CHECKING:
+    from wfes.handler.changes import Was
     from wfes.handler.execution import Execution
 
 
@@ -55,14 +56,16 @@ class Scope:
         """Whether this is the handler itself, and not a step's function."""
         return not self.path
 
-    def claim(self, name: str) -> str:
-        """The path of the next use of ``name`` here.
+    def claim(self, name: str, was: Was | None = None) -> str:
+        """The path of the next use of ``name`` here, which ``was`` known by other names before.
 
         Raises:
             ValueError: the name is empty, longer than 200 characters, or has a ``/`` or ``#``.
             NotSupported: this is the function of a transaction.
         """
-        self._check_records(f"step {name!r}")
+        self.check_records(f"step {name!r}")
+        if was is not None:
+            name = self.execution.changes.name_of(self, check_name(name, "step name"), was)
         count = self._names.get(name)
         if count is None:
             check_name(name, "step name")
@@ -72,10 +75,26 @@ class Scope:
         name = f"{name}#{count + 1}"
         return f"{self.path}/{name}" if self.path else name
 
+    def next_path(self, name: str) -> str:
+        """The path that the next use of ``name`` here would have."""
+        count = self._names.get(name)
+        if count is not None:
+            name = f"{name}#{count + 1}"
+        return f"{self.path}/{name}" if self.path else name
+
+    def has_claimed(self, part: str) -> bool:
+        """Whether this has asked for what lies here under ``part``, a name with its ``#k``."""
+        name, use = use_of(part)
+        return self.uses(name) >= use
+
+    def uses(self, name: str) -> int:
+        """How often ``name`` was used here."""
+        return self._names.get(name, 0)
+
     def claim_call(self, call: str) -> str:
         """The path of the next unnamed call here, such as ``#start``; no step can have that name."""
         if call != "id":
-            self._check_records(call)
+            self.check_records(call)
         name = f"#{call}"
         count = self._names.get(name, 0) + 1
         self._names[name] = count
@@ -83,7 +102,8 @@ class Scope:
             name = f"{name}#{count}"
         return f"{self.path}/{name}" if self.path else name
 
-    def _check_records(self, what: str) -> None:
+    def check_records(self, what: str) -> None:
+        """Raises ``NotSupported`` in the function of a transaction."""
         if self.transaction:
             raise NotSupported(
                 f"{what} is asked for inside the function of transaction {self.path!r}, whose own completion is all "
@@ -126,6 +146,12 @@ class Scope:
             OutsideHandler: in a step's function of another execution, or nowhere.
         """
         self.execution.complete(output)
+
+
+def use_of(part: str) -> tuple[str, int]:
+    """The name that a part of a path is made of, and which use of it this is."""
+    name, mark, use = part.rpartition("#")
+    return (name, int(use)) if mark and name and use.isdigit() else (part, 1)
 
 
 _scope: ContextVar[Scope | None] = ContextVar("wfes_scope", default=None)

@@ -25,6 +25,7 @@ from wfes.core.types import ABSENT, json_schema
 from wfes.handler.asks import CallAsk, ChildAsk, ListenAsk, ProgressAsk, RequestAsk, SleepAsk, TargetAsk
 from wfes.handler.attempts import StepAsk
 from wfes.handler.call import Call
+from wfes.handler.changes import Was
 from wfes.handler.scope import current
 from wfes.handler.step_transaction import StepTransaction
 from wfes.names import Event, Request
@@ -64,6 +65,7 @@ class Step(StepTransaction):
         returns: type[Any] | None = None,
         thread: bool = True,
         on_interrupt: Literal["rerun", "fail"] = "rerun",
+        was: Was | None = None,
     ) -> Call[T]: ...
 
     @overload
@@ -78,6 +80,7 @@ class Step(StepTransaction):
         returns: type[Any] | None = None,
         thread: bool = True,
         on_interrupt: Literal["rerun", "fail"] = "rerun",
+        was: Was | None = None,
     ) -> Call[T]: ...
 
     def __call__(
@@ -91,6 +94,7 @@ class Step(StepTransaction):
         returns: Any = None,
         thread: bool = True,
         on_interrupt: Literal["rerun", "fail"] = "rerun",
+        was: Was | None = None,
     ) -> Call[Any]:
         """Runs ``fn(*args)`` and records the result; a recorded step is never run again.
 
@@ -104,6 +108,8 @@ class Step(StepTransaction):
             returns: the result's type, where ``fn`` has no return annotation.
             thread: False runs a plain function on the loop.
             on_interrupt: ``"fail"``: an attempt cut off by a crash or stop is not made again.
+            was: the name, or names, that the step had in earlier code: histories that have it under one of them go on
+                with it, new ones record ``name``. Every call that takes a name takes this.
 
         Raises:
             StepError: the last attempt failed.
@@ -118,7 +124,7 @@ class Step(StepTransaction):
         if on_interrupt not in ("rerun", "fail"):
             raise ValueError(f'on_interrupt must be "rerun" or "fail", not {on_interrupt!r}')
         scope = self._scope()
-        path = scope.claim(name)
+        path = scope.claim(name, was)
         policy = self._retry(retry, max_attempts)
         limit = self._timeout(timeout)
 
@@ -164,20 +170,20 @@ class Step(StepTransaction):
 
     # ------------------------------------------------------------------------------------------------ waits
 
-    def sleep(self, name: str, duration: Duration) -> Call[None]:
+    def sleep(self, name: str, duration: Duration, *, was: Was | None = None) -> Call[None]:
         """Sleeps durably for ``duration``; never shorter.
 
         Raises:
             ValueError: the duration is negative or unreadable, or the name is.
         """
         scope = self._scope()
-        path = scope.claim(name)
+        path = scope.claim(name, was)
         length = durations.micros(duration, f"the duration of sleep {name!r}")
         return self._call(
             scope, lambda: SleepAsk(self._execution, path, nested=bool(scope.path), timeout=length)
         )
 
-    def sleep_until(self, name: str, when: datetime) -> Call[None]:
+    def sleep_until(self, name: str, when: datetime, *, was: Was | None = None) -> Call[None]:
         """Sleeps durably until ``when``, an aware datetime.
 
         Raises:
@@ -185,7 +191,7 @@ class Step(StepTransaction):
         """
         until = micros_of(when, f"the moment of sleep {name!r}")
         scope = self._scope()
-        path = scope.claim(name)
+        path = scope.claim(name, was)
 
         def ask() -> SleepAsk:
             sleep = SleepAsk(self._execution, path, nested=bool(scope.path), timeout=None)
@@ -195,16 +201,30 @@ class Step(StepTransaction):
         return self._call(scope, ask)
 
     @overload
-    def listen(self, name: str, *, event: Event[T], timeout: Duration | None = None) -> Call[T]: ...
-
-    @overload
     def listen(
-        self, name: str, *, event: str | None = None, timeout: Duration | None = None, returns: type[T]
+        self, name: str, *, event: Event[T], timeout: Duration | None = None, was: Was | None = None
     ) -> Call[T]: ...
 
     @overload
     def listen(
-        self, name: str, *, event: str | None = None, timeout: Duration | None = None, returns: None = None
+        self,
+        name: str,
+        *,
+        event: str | None = None,
+        timeout: Duration | None = None,
+        returns: type[T],
+        was: Was | None = None,
+    ) -> Call[T]: ...
+
+    @overload
+    def listen(
+        self,
+        name: str,
+        *,
+        event: str | None = None,
+        timeout: Duration | None = None,
+        returns: None = None,
+        was: Was | None = None,
     ) -> Call[Any]: ...
 
     def listen(
@@ -214,6 +234,7 @@ class Step(StepTransaction):
         event: str | Event[Any] | None = None,
         timeout: Duration | None = None,
         returns: Any = None,
+        was: Was | None = None,
     ) -> Call[Any]:
         """Waits for an event sent to this instance and gives its payload.
 
@@ -228,7 +249,7 @@ class Step(StepTransaction):
             InvalidData: the payload does not fit the declared type.
         """
         scope = self._scope()
-        path = scope.claim(name)
+        path = scope.claim(name, was)
         type_ = returns
         if isinstance(event, Event):
             type_ = event.type if returns is None else returns
@@ -251,6 +272,7 @@ class Step(StepTransaction):
         *,
         name: str | None = None,
         timeout: Duration | None = None,
+        was: Was | None = None,
     ) -> Call[T]: ...
 
     @overload
@@ -261,6 +283,7 @@ class Step(StepTransaction):
         *,
         name: str | None = None,
         timeout: Duration | None = None,
+        was: Was | None = None,
     ) -> Call[Any]: ...
 
     def request(
@@ -270,6 +293,7 @@ class Step(StepTransaction):
         *,
         name: str | None = None,
         timeout: Duration | None = None,
+        was: Was | None = None,
     ) -> Call[Any]:
         """Asks for data and waits for the answer, of the declared type.
 
@@ -293,7 +317,7 @@ class Step(StepTransaction):
             type_ = workflow.requests[request]
         else:
             raise errors.UnknownRequest(request, workflow.name, workflow.requests)
-        path = scope.claim(request if name is None else name)
+        path = scope.claim(request if name is None else name, was)
         limit = None if timeout is None else durations.micros(timeout, "timeout")
         if message is not None and not isinstance(message, str):
             raise TypeError(f"the message of request {request!r} is text, not {message!r}")
@@ -317,7 +341,12 @@ class Step(StepTransaction):
     # ------------------------------------------------------------------------------------- other instances
 
     def wait_for_workflow(
-        self, name: str, instance: Instance[Any] | str, *, timeout: Duration | None = None
+        self,
+        name: str,
+        instance: Instance[Any] | str,
+        *,
+        timeout: Duration | None = None,
+        was: Was | None = None,
     ) -> Call[Outcome]:
         """Waits for the end of any instance; its failure does not raise.
 
@@ -330,7 +359,7 @@ class Step(StepTransaction):
         if target == self._execution.id:
             raise ValueError(f"instance {target!r} cannot wait for itself")
         scope = self._scope()
-        path = scope.claim(name)
+        path = scope.claim(name, was)
         limit = None if timeout is None else durations.micros(timeout, "timeout")
         return self._call(
             scope,
@@ -345,6 +374,7 @@ class Step(StepTransaction):
         *,
         key: str | None = None,
         timeout: Duration | None = None,
+        was: Was | None = None,
     ) -> Call[T]:
         """Starts a child instance exactly once, waits for it and gives its output.
 
@@ -354,7 +384,7 @@ class Step(StepTransaction):
             InvalidInput: the input does not fit; nothing was started.
         """
         scope = self._scope()
-        path = scope.claim(name)
+        path = scope.claim(name, was)
         execution = self._execution
         limit = None if timeout is None else durations.micros(timeout, "timeout")
         child = execution.children.get(path) or derived_id(execution.id, path, str(execution.retries))
@@ -378,7 +408,13 @@ class Step(StepTransaction):
         return self._call(scope, ask)
 
     def send(
-        self, name: str, instance: Instance[Any] | str, event: str | Event[Any], payload: Any = None
+        self,
+        name: str,
+        instance: Instance[Any] | str,
+        event: str | Event[Any],
+        payload: Any = None,
+        *,
+        was: Was | None = None,
     ) -> Call[None]:
         """Sends an event to an instance, exactly once.
 
@@ -387,16 +423,18 @@ class Step(StepTransaction):
         """
         target = _id_of(instance, f"send({name!r})")
         command = self._execution.host.engine.calls.send(target, event, payload)
-        return self._recorded_call(name, "send", command)
+        return self._recorded_call(name, was, "send", command)
 
-    def publish(self, name: str, event: str | Event[Any], payload: Any = None) -> Call[None]:
+    def publish(
+        self, name: str, event: str | Event[Any], payload: Any = None, *, was: Was | None = None
+    ) -> Call[None]:
         """Publishes an event for whoever it concerns, exactly once."""
         command = self._execution.host.engine.calls.publish(event, payload)
-        return self._recorded_call(name, "publish", command)
+        return self._recorded_call(name, was, "publish", command)
 
-    def _recorded_call(self, name: str, call: str, command: Any) -> Call[None]:
+    def _recorded_call(self, name: str, was: Was | None, call: str, command: Any) -> Call[None]:
         scope = self._scope()
-        path = scope.claim(name)
+        path = scope.claim(name, was)
         execution = self._execution
 
         async def perform() -> None:
@@ -442,6 +480,26 @@ class Step(StepTransaction):
         text = None if reason is None else str(reason)
         self._execution.end(e.WorkflowAborted(at=self._execution.stamp(), reason=text))
         raise errors.Suspended
+
+    # --------------------------------------------------------------------------------------- changed code
+
+    def patched(self, change_id: str) -> bool:
+        """Whether this instance has a change of the code: asked where old and new code part.
+
+        True for instances that come here first with the new code. False where older code has passed this place
+        already: the instance goes on as that code did. The first answer is recorded and holds for the instance's life,
+        wherever it is asked again; in a step's function it holds for that step.
+
+        Args:
+            change_id: names the change; up to 200 characters, without ``/`` and ``#``.
+
+        Raises:
+            ValueError: the id is no such name.
+
+        Example:
+            ``if step.patched("fraud check"): await step("check", check_fraud, order)``
+        """
+        return self._execution.changes.patched(self._scope(), change_id)
 
     # --------------------------------------------------------------------------------------- repeatable values
 

@@ -12,6 +12,7 @@ from wfes.core.types import ABSENT
 from wfes.handler.asks import Ask
 from wfes.handler.attempts import StepAsk
 from wfes.handler.call import Call
+from wfes.handler.changes import Was
 from wfes.handler.fanout import FanOut, batches, keyed, watchers
 from wfes.handler.scope import Scope, current
 
@@ -48,6 +49,7 @@ class StepFanOut:
         on_error: Literal["raise"] = "raise",
         returns: type[Any] | None = None,
         thread: bool = True,
+        was: Was | None = None,
     ) -> Call[list[T]]: ...
 
     @overload
@@ -65,6 +67,7 @@ class StepFanOut:
         on_error: Literal["raise"] = "raise",
         returns: type[Any] | None = None,
         thread: bool = True,
+        was: Was | None = None,
     ) -> Call[list[T]]: ...
 
     @overload
@@ -82,6 +85,7 @@ class StepFanOut:
         on_error: Literal["collect"],
         returns: type[Any] | None = None,
         thread: bool = True,
+        was: Was | None = None,
     ) -> Call[list[Any]]: ...
 
     def map(
@@ -98,6 +102,7 @@ class StepFanOut:
         on_error: Literal["raise", "collect"] = "raise",
         returns: Any = None,
         thread: bool = True,
+        was: Was | None = None,
     ) -> Call[Any]:
         """Runs ``fn(item)`` for each item as a recorded step ``name/0``, ``name/1``, …; results in item order.
 
@@ -108,6 +113,7 @@ class StepFanOut:
             concurrency: how many run at a time.
             max_attempts, retry, timeout, returns, thread: as for a single step.
             key: a stable id of an item, which takes the place of its number in the path.
+            was: as for a single step: the name, or names, that the whole had before.
             on_error: ``"raise"``: the failure earliest in the log is raised once running items are recorded;
                 ``"collect"``: failed items give their ``StepError``.
 
@@ -127,6 +133,7 @@ class StepFanOut:
             on_error,
             returns,
             thread,
+            was,
         )
         return Call(self._number(), fan.results)
 
@@ -144,6 +151,7 @@ class StepFanOut:
         on_error: Literal["raise", "collect"] = "raise",
         returns: type[Any] | None = None,
         thread: bool = True,
+        was: Was | None = None,
     ) -> Call[None]:
         """As ``map``, with the results not kept."""
         found = list(items)
@@ -158,6 +166,7 @@ class StepFanOut:
             on_error,
             returns,
             thread,
+            was,
         )
         fan.keep = False
         return Call(self._number(), fan.nothing)
@@ -173,6 +182,7 @@ class StepFanOut:
         retry: Retry | None = None,
         timeout: Duration | None = None,
         thread: bool = True,
+        was: Was | None = None,
     ) -> Call[None]:
         """Runs ``fn(batch)`` for consecutive batches, one after another, each a recorded step ``name/FIRST``.
 
@@ -181,7 +191,7 @@ class StepFanOut:
             ValueError: ``batch_size`` is less than 1.
         """
         found = batches(name, list(items), batch_size)
-        fan = self._fan_out(name, found, fn, 1, max_attempts, retry, timeout, "raise", None, thread)
+        fan = self._fan_out(name, found, fn, 1, max_attempts, retry, timeout, "raise", None, thread, was)
         fan.keep = False
         return Call(self._number(), fan.nothing)
 
@@ -197,6 +207,7 @@ class StepFanOut:
         on_error: str,
         returns: Any,
         thread: bool,
+        was: Was | None,
     ) -> FanOut:
         if not callable(fn):
             raise TypeError(f"step {name!r} takes a function of one item, not {fn!r}")
@@ -207,7 +218,7 @@ class StepFanOut:
         if on_error not in ("raise", "collect"):
             raise ValueError(f'on_error of {name!r} must be "raise" or "collect", not {on_error!r}')
         scope = self._scope()
-        path = scope.claim(name)
+        path = scope.claim(name, was)
         policy = self._retry(retry, max_attempts)
         limit = self._timeout(timeout)
 

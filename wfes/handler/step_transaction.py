@@ -9,6 +9,7 @@ from wfes.core.durations import Duration
 from wfes.core.retry import Retry
 from wfes.core.types import ABSENT
 from wfes.handler.call import Call
+from wfes.handler.changes import Was
 from wfes.handler.step_fanout import StepFanOut
 from wfes.handler.transaction import TransactionAsk
 
@@ -30,6 +31,7 @@ class StepTransaction(StepFanOut):
         retry: Retry | None = None,
         timeout: Duration | None = None,
         returns: type[Any] | None = None,
+        was: Was | None = None,
     ) -> Call[T]: ...
 
     @overload
@@ -42,6 +44,7 @@ class StepTransaction(StepFanOut):
         retry: Retry | None = None,
         timeout: Duration | None = None,
         returns: type[Any] | None = None,
+        was: Was | None = None,
     ) -> Call[T]: ...
 
     def transaction(
@@ -53,6 +56,7 @@ class StepTransaction(StepFanOut):
         retry: Retry | None = None,
         timeout: Duration | None = None,
         returns: Any = None,
+        was: Was | None = None,
     ) -> Call[Any]:
         """Runs ``fn(connection, *args)`` in a transaction of the log's own database: exactly once.
 
@@ -64,7 +68,7 @@ class StepTransaction(StepFanOut):
             fn: an ``async def`` or a plain function. It gets a ``sqlite3.Connection`` or a psycopg ``Connection``
                 (``AsyncConnection``, if it is an ``async def``).
             args: what it is called with, behind the connection.
-            max_attempts, retry, returns: as for a single step.
+            max_attempts, retry, returns, was: as for a single step.
             timeout: bound on one attempt; default: the workflow's ``timeout``. On SQLite, where nobody else can
                 write meanwhile, never more than 1 s.
 
@@ -79,7 +83,7 @@ class StepTransaction(StepFanOut):
                 "step.transaction(name, fn, *args)"
             )
         scope = self._scope()
-        path = scope.claim(name)
+        path = scope.claim(name, was)
         policy = self._retry(retry, max_attempts)
         limit = self._timeout(timeout)
 

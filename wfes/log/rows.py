@@ -26,6 +26,7 @@ QUIET: frozenset[type[e.Event]] = frozenset(
         e.StepCancelled,
         e.ResultReused,
         e.StateChanged,
+        e.PatchDecided,
         e.ProgressRecorded,
         e.CallRecorded,
     }

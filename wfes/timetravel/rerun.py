@@ -29,6 +29,7 @@ from wfes import errors
 from wfes.core import events as e
 from wfes.handler import ending
 from wfes.handler.asks import Ask, HandlerFuture
+from wfes.handler.changes import Was, last_of_handler
 from wfes.handler.difference import Difference, Place, code_of, recorded_codes, standing
 from wfes.handler.execution import Execution
 from wfes.handler.main import make_main
@@ -109,6 +110,8 @@ class Rerun:
     Attributes:
         execution: what runs it; its ``main``, ``asks`` and ``loop`` may be looked at while a run stands still.
         version: the event applied last; 0 before the first.
+        whole: the whole history, whatever of it is to be reproduced.
+        goes_on: whether the code that wrote it went on behind what is to be reproduced.
     """
 
     def __init__(
@@ -135,8 +138,10 @@ class Rerun:
             workflows: definitions the handler may name, besides its own.
             url: the log's, where the history comes from one: calls of an engine on it are recorded calls.
         """
+        self.whole = list(history)
         self._history = [r for r in history if upto is None or r.originator_version <= upto]
         self._walk, self._end = _split(self._history)
+        self.goes_on = last_of_handler(self.whole) >= len(self._walk)
         started = self._history[0].event
         assert isinstance(started, e.WorkflowStarted)
         self._clock = RecordedClock(started.at)
@@ -186,6 +191,9 @@ class Rerun:
         replay = execution.replay
         assert isinstance(replay, _ReadingReplay)
         replay.prepare()
+        for recorded in self.whole:
+            if isinstance(recorded.event, e.PatchDecided):
+                execution.changes.recall(recorded.event)
         try:
             execution.main = make_main(execution)
         except Exception as error:
@@ -200,9 +208,9 @@ class Rerun:
         if self._end is None:
             self.version = self._history[-1].originator_version
             return Reached(self.version)
-        return self._ended(self._end)
+        return self._ended(self._end, replay)
 
-    def _ended(self, end: e.Recorded) -> Outcome:
+    def _ended(self, end: e.Recorded, replay: Replay) -> Outcome:
         execution = self.execution
         mismatch = proposed_end(execution, end.event)
         if mismatch is None:
@@ -211,7 +219,7 @@ class Rerun:
             return Reached(self.version, ended=True)
         if mismatch.waits and execution.loop.outside_open:
             return Outside(self.version, standing(execution))
-        place = None if mismatch.instead is None else execution.place_of(mismatch.instead)
+        place = None if mismatch.instead is None else replay.place_of(mismatch.instead)
         return Differs(
             self.version,
             Difference(
@@ -304,12 +312,6 @@ class _Reading(Execution):
             )
         self.differs = report
 
-    def place_of(self, path: str) -> Place | None:
-        place = self.places.get(path)
-        if place is None and "/" in path:  # an item of a map
-            place = self.places.get(path.rpartition("/")[0])
-        return place
-
     def open(self, scope: Scope, ask: Ask) -> asyncio.Future[Any]:
         future = super().open(scope, ask)
         observer = self._run.observer
@@ -367,8 +369,8 @@ class _ReadingScope(Scope):
 
     __slots__ = ()
 
-    def claim(self, name: str) -> str:
-        path = super().claim(name)
+    def claim(self, name: str, was: Was | None = None) -> str:
+        path = super().claim(name, was)
         self._note(path)
         return path
 
@@ -407,6 +409,21 @@ class _ReadingReplay(Replay):
     def is_new_code(self) -> bool:
         """Nothing is timed: a debugger may stop in it for as long as it likes."""
         return False
+
+    def place_of(self, path: str) -> Place | None:
+        places = self._reading.places
+        place = places.get(path)
+        if place is None and "/" in path:  # an item of a map
+            place = places.get(path.rpartition("/")[0])
+        return place
+
+    @property
+    def was_passed(self) -> bool:
+        return self._run.goes_on or super().was_passed
+
+    @property
+    def whole(self) -> list[e.Recorded]:
+        return self._run.whole
 
     def _apply(self, event: e.Event, version: int) -> _Step | Mismatch:
         reading = self._reading
