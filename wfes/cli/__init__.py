@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from wfes.cli.app import main
 from wfes.cli.changing import cancel, pause, provide, publish, resume, retry, send, set_timeout
+from wfes.cli.debugging import debug, export
 from wfes.cli.demo import demo
 from wfes.cli.following import history, tail
 from wfes.cli.insights import activity, inbox, stats, timers
@@ -43,6 +44,8 @@ for _command in (
     timers,
     inbox,
     outbox,
+    debug,
+    export,
     prune,
     projections,
     workers,

@@ -96,12 +96,14 @@ class Difference:
 
 
 def code_of(workflow: Workflow[Any, Any]) -> dict[str, Any]:
-    """What is recorded in a claim as the code that ran: label, digest, and the versions that matter for replay."""
+    """What is recorded in a claim as the code that ran: label, digest, the versions that matter for replay, and the
+    handler's module, for whoever debugs it later."""
     code = {
         "version": workflow.version,
         "digest": workflow.digest,
         "python": f"{sys.version_info.major}.{sys.version_info.minor}",
         "wfes": __version__,
+        "module": None if workflow.module == "__main__" else workflow.module,
     }
     return {name: value for name, value in code.items() if value is not None}
 

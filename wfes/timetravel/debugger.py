@@ -17,11 +17,13 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from wfes.core import events as e
+from wfes.errors import UnknownMoment
 from wfes.handler.replay import _GIVEN
 from wfes.timetravel import frames
 from wfes.timetravel.frames import View, view
-from wfes.timetravel.moment import Front, Goto, Kind, Moment, Move, Quit, Run
+from wfes.timetravel.moment import Front, Goto, Kind, Moment, Move, Run
 from wfes.timetravel.rerun import Differs, Outcome, Outside, Rerun, Stopped
+from wfes.views import moment
 
 if TYPE_CHECKING:
     from wfes.definition import Workflow
@@ -42,7 +44,7 @@ class Debugger:
         workflows: definitions the handler may name, besides its own.
 
     Raises:
-        LookupError: there is no such version.
+        UnknownMoment: there is no such version.
     """
 
     def __init__(
@@ -64,9 +66,7 @@ class Debugger:
         self._front = front
         self._target = first_stop(recording) if at is None else at
         if at is not None and not 1 <= at <= self._events:
-            raise LookupError(
-                f"instance {recording.id} has no event {at}: its events are 1 to {self._events}"
-            )
+            raise UnknownMoment(recording.id, at, self._events, moment(recording.started.at))
         self._run: _Run | None = None
         self._move: Move = Run()
         self._given = 0
@@ -151,7 +151,9 @@ class Debugger:
             kind, position, note = Kind.DIFFERENCE, outcome.difference.version, str(outcome.difference)
         elif isinstance(outcome, Outside):
             kind, position = Kind.DIFFERENCE, min(outcome.version + 1, self._events)
-            note = "the handler awaits something outside of its workflow here, which a replay does not do again"
+            note = (
+                "the handler awaits something outside of its workflow here, which a replay does not do again"
+            )
         self._given = max(self._given, position)
         while self._stop(kind, position, *filter(None, [note])):
             """There is nothing to go on to."""
@@ -222,5 +224,9 @@ class _Run(Rerun):
 
 def first_stop(recording: Recording) -> int:
     """Where to look first: where the handler failed, if it did, else at the last event."""
-    last = recording.history[-1]
-    return BEHIND if isinstance(last.event, e.WorkflowFailed) else last.originator_version
+    for recorded in reversed(recording.history):
+        if isinstance(recorded.event, e.WorkflowRetried):
+            break
+        if recorded.event.terminal:
+            return BEHIND if isinstance(recorded.event, e.WorkflowFailed) else recorded.originator_version
+    return recording.history[-1].originator_version

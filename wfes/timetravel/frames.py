@@ -40,7 +40,7 @@ def _folders() -> tuple[str, ...]:
     return tuple(str(Path(folder)) + "/" for folder in named)
 
 
-_LIBRARIES = _folders()
+LIBRARIES = _folders()
 
 
 def is_engine(frame: FrameType) -> bool:
@@ -56,7 +56,7 @@ def is_library(frame: FrameType, package: str) -> bool:
     if str(frame.f_globals.get("__name__") or "").partition(".")[0] == package:
         return False
     name = frame.f_code.co_filename
-    return name.startswith("<frozen") or name.startswith(_LIBRARIES)
+    return name.startswith(("<frozen", *LIBRARIES))
 
 
 def runs_handler(frame: FrameType | None) -> bool:

@@ -40,7 +40,11 @@ class Pages:
         if at.kind is Kind.EVENT:
             lines.append(f"event {at.position} of {at.events}: {self._words(at.position)}")
         elif at.kind is Kind.LINE:
-            lines.append(f"after event {at.position} of {at.events}")
+            lines.append(
+                f"after event {at.position} of {at.events}"
+                if at.position
+                else "before the first event is given"
+            )
         elif at.kind is Kind.END:
             lines.append(f"the end: all {at.events} events are given; the last: {self._words(at.events)}")
         for note in at.notes:

@@ -89,7 +89,7 @@ class Prompt(pdb.Pdb):
 
     def run_fast(self) -> None:
         """Traces nothing."""
-        self._set_stopinfo(self.botframe, None, -1)
+        self.set_continue()
         sys.settrace(None)
 
     def interrupt(self, frame: FrameType | None) -> bool:
@@ -197,7 +197,7 @@ class Prompt(pdb.Pdb):
             caller = frame.f_back
             if caller is not None and not is_engine(caller):
                 caller.f_trace = self.trace_dispatch
-                self._set_stopinfo(caller, None)
+                self.set_next(caller)
                 return self.trace_dispatch
         return super().dispatch_return(frame, arg)
 
@@ -216,7 +216,7 @@ class Prompt(pdb.Pdb):
     def default(self, line: str) -> Any:
         """Runs Python in the frame looked at."""
         result = super().default(line)
-        with suppress(Exception):
+        if self.curframe is not None:
             set_locals(self.curframe)
         return result
 
@@ -355,7 +355,7 @@ class Prompt(pdb.Pdb):
         """c(ont(inue))
         Go on to the next breakpoint, or to the end of the history.
         """
-        self._set_stopinfo(self.botframe, None, -1)
+        self.set_continue()
         return True
 
     def do_quit(self, arg: str) -> bool | None:
