@@ -40,6 +40,7 @@ from proxy import Proxy
 from scenarios import environment
 
 from wfes.core import events as e
+from wfes.core.state import ACTIVE
 from wfes.log.application import decode
 
 LEASE = "2s"
@@ -123,6 +124,8 @@ class Report:
     """What became of a run."""
 
     seconds: float = 0.0
+    left: dict[str, int] = field(default_factory=dict[str, int])
+    """By workflow, how many were not over when the disturbances were."""
     calm_seconds: float = 0.0
     done: Counter[str] = field(default_factory=Counter[str])
     cuts: dict[str, int] = field(default_factory=dict[str, int])
@@ -188,6 +191,7 @@ class Chaos:
         self._proxy.chance = 0.0
         self._wake(float("inf"))
         calm = time.monotonic()
+        self.report.left = self._left()
         while not self._over(driving):
             self._mark()
             if time.monotonic() > calm + CALM_SECONDS_MAX:
@@ -264,6 +268,11 @@ class Chaos:
             del self._stopped[pid]
 
     # --------------------------------------------------------------------------------------- checks
+
+    def _left(self) -> dict[str, int]:
+        statuses = ", ".join(repr(str(status)) for status in sorted(ACTIVE))
+        sql = f"SELECT workflow, count(*) FROM wfes_instances WHERE status IN ({statuses}) GROUP BY workflow"
+        return dict(places.rows(self._folder, sql))
 
     def _unfinished(self) -> list[str]:
         """Which instances are not over, how they stand in the work to be done, and what their last events are."""

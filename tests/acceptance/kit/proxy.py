@@ -1,7 +1,8 @@
 """A TCP proxy before a PostgreSQL server that cuts connections: all of them, one of them, or in mid-commit.
 
 It reads what clients say just far enough to know a COMMIT when it sees one, in a simple query or as a prepared
-statement, and knows for each commit that it cuts what became of it: that is the truth a client has to find out.
+statement, and that of a transaction which only reads from the others. It knows for each commit that it cuts what became
+of it: that is the truth a client has to find out.
 """
 
 from __future__ import annotations
@@ -41,13 +42,14 @@ class Cut(StrEnum):
 
 
 class Talk:
-    """What a client has said: whole messages, and which of them commit."""
+    """What a client has said: whole messages, and which of them commit something."""
 
     def __init__(self) -> None:
         self._rest = b""
         self._begun = False
         self._commits: dict[bytes, bool] = {}
         self._committing = False
+        self._only_reads = False
 
     def hear(self, data: bytes) -> list[tuple[bytes, bool]]:
         """Takes what came in; gives stretches of whole messages in order, and whether each is a commit."""
@@ -89,7 +91,7 @@ class Talk:
         body = message[5:]
         match message[:1]:
             case b"Q":
-                return "query" if body.upper().startswith(b"COMMIT") else "plain"
+                return "query" if self._commits_by(body.upper()) else "plain"
             case b"P":
                 name, query, *_ = body.split(b"\0")
                 self._commits[name] = query.upper().startswith(b"COMMIT")
@@ -99,6 +101,11 @@ class Talk:
             case _:
                 pass
         return "plain"
+
+    def _commits_by(self, query: bytes) -> bool:
+        if query.startswith(b"BEGIN"):
+            self._only_reads = b"READ ONLY" in query.partition(b";")[0]
+        return query.startswith(b"COMMIT") and not self._only_reads
 
 
 @dataclass(eq=False)
@@ -123,6 +130,7 @@ class Proxy:
         port: where it listens on 127.0.0.1.
         refusing: new connections are cut at once, as by a server that is away.
         chance: how probable it is that a commit is cut.
+        refusing_after_cut: when a commit is cut, new connections are refused from that moment on.
         cuts: how many connections it cut at commits, by kind.
     """
 
@@ -133,9 +141,11 @@ class Proxy:
         self.port = 0
         self.refusing = False
         self.chance = 0.0
+        self.refusing_after_cut = False
         self.cuts = dict.fromkeys(Cut, 0)
         self._random = random.Random(seed)
         self._armed: Cut | None = None
+        self._to_pass = 0
         self._links: set[_Link] = set()
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
@@ -158,8 +168,9 @@ class Proxy:
         user = parts.netloc.rpartition("@")[0]
         return parts._replace(netloc=f"{user}@127.0.0.1:{self.port}").geturl()
 
-    def arm(self, cut: Cut) -> None:
-        """The next commit is cut so."""
+    def arm(self, cut: Cut | None, after: int = 0) -> None:
+        """The next commit is cut so, once so many have passed; None: none is."""
+        self._to_pass = after
         self._armed = cut
 
     @property
@@ -174,7 +185,8 @@ class Proxy:
     def cut_now(self) -> None:
         """Cuts every connection there is, before it returns."""
         done = threading.Event()
-        self._loop.call_soon_threadsafe(lambda: (self._cut(0), done.set()))
+        self._loop.call_soon_threadsafe(self._cut, 0)
+        self._loop.call_soon_threadsafe(done.set)
         assert done.wait(10)
 
     def cut_some(self, count: int = 1) -> None:
@@ -243,6 +255,9 @@ class Proxy:
             await link.server.drain()
 
     def _due(self) -> Cut | None:
+        if self._armed is not None and self._to_pass:
+            self._to_pass -= 1
+            return None
         cut, self._armed = self._armed, None
         if cut is None and self.chance and self._random.random() < self.chance:
             cut = self._random.choice(list(Cut))
@@ -250,6 +265,7 @@ class Proxy:
 
     async def _cut_commit(self, link: _Link, commit: bytes, cut: Cut) -> None:
         link.dropping = True
+        self.refusing = self.refusing or self.refusing_after_cut
         match cut:
             case Cut.BEFORE:
                 link.cut()
