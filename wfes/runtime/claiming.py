@@ -38,8 +38,8 @@ AGAIN_MICROS = SECOND // 2
 """How long to wait before what is left of it is looked at again."""
 RETRY_MICROS = SECOND
 """How long to wait before a claim that failed, or found rows it could not take, is tried again."""
-ENOUGH = 4
-"""From so many executions on a worker thinks of its peers."""
+ENOUGH = 8
+"""From so many executions on a worker thinks of its peers; so many it takes of what there is, if its part is less."""
 MOMENT_SECONDS = 0.02
 """How long it leaves them: a hint of what is runnable takes about half of it."""
 
@@ -242,7 +242,6 @@ class Claiming:
         self._claiming = True
         self._executions.reserve(limit)
         dead = {id: self._share(since) for id, since in self._dead.items()}
-        at_least = max(ENOUGH - self._executions.present - self._tickets, 1)
         member = ClaimRunnable(
             self.worker,
             self._codes,
@@ -252,7 +251,7 @@ class Claiming:
             functools.partial(self._claimed, limit),
             functools.partial(self._claim_failed, limit),
             among=1 + len(self.peers),
-            at_least=at_least,
+            at_least=ENOUGH,
         )
         self._writer.submit(member)
 

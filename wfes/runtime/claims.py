@@ -241,8 +241,8 @@ class ClaimRunnable:
             claimed.more = claimed.progressed = True
         if budget.left:
             wanted = budget.left
-            ids = self._work.runnable(tx.query, tx.now, wanted)
-            mine = ids[: max(-(-len(ids) // self._among), self._at_least)]
+            ids = self._work.runnable(tx.query, tx.now, wanted * self._among)
+            mine = ids[: min(max(-(-len(ids) // self._among), self._at_least), wanted)]
             claimed.left = len(mine) < len(ids)
             if self._take(tx, mine, None, budget, claimed) or len(mine) == wanted:
                 claimed.more = True

@@ -294,6 +294,32 @@ def test_a_dead_workers_instances_are_spread_among_the_living(place: Place) -> N
     asyncio.run(main())
 
 
+def test_what_one_process_starts_is_spread_over_all(place: Place) -> None:
+    go = asyncio.Event()
+
+    @workflow
+    async def held(step: Step) -> None:
+        """Is under way until all are let go."""
+        await step("wait", go.wait)
+
+    async def main() -> None:
+        async with (
+            Engine(place.url, workflows=[held]) as first,
+            Engine(place.url, workflows=[held]) as second,
+        ):
+            workers = [engine._parts._worker for engine in (first, second)]
+            await until(lambda: all(worker is not None and worker._claiming.peers for worker in workers))
+            runs = await asyncio.gather(*(first.start(held) for _ in range(100)))
+            await until(lambda: sum(worker.running for worker in workers if worker is not None) == 100)
+            shares = [worker.running for worker in workers if worker is not None]
+            assert min(shares) >= 20, shares
+            go.set()
+            for run in runs:
+                await run.result(30)
+
+    asyncio.run(main())
+
+
 @pytest.mark.timeout(120)
 def test_a_rolling_deployment_runs_no_step_twice(place: Place) -> None:
     """Two generations of two workers; 100 instances with steps of 50 ms are under way all the time."""

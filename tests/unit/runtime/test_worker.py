@@ -23,6 +23,8 @@ from wfes.log.open import open_log
 from wfes.log.port import Tx
 from wfes.log.writer import Batch, Writer
 from wfes.runtime import leases
+from wfes.runtime.claiming import ENOUGH
+from wfes.runtime.claims import Claimed, ClaimRunnable
 from wfes.runtime.clock import SystemClock
 from wfes.runtime.commands import Ask, Claim, Start, Submission
 from wfes.runtime.reactions import REACTIONS
@@ -225,6 +227,40 @@ def test_a_start_here_is_claimed_with_its_own_commit() -> None:
             await until(lambda: ids(r) == ["a"])
             assert r.worker.running == 1
             assert r.made[0].history[-1].originator_version == 2
+
+    run(main)
+
+
+def test_one_that_has_enough_leaves_its_peers_their_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    took: list[tuple[int, bool]] = []
+    claim = ClaimRunnable.run
+
+    def counted(self: ClaimRunnable, tx: Tx) -> Claimed:
+        claimed = claim(self, tx)
+        took.append((len(claimed.histories), claimed.left))
+        return claimed
+
+    monkeypatch.setattr(ClaimRunnable, "run", counted)
+
+    async def main() -> None:
+        async with rig() as r:
+            r.worker._claiming.peers = ["somebody"]
+            tickets = [r.worker.claim_ticket("job") for _ in range(ENOUGH + 1)]
+            assert tickets[:ENOUGH].count(None) == 0
+            assert tickets[ENOUGH] is None, "the next start is for whoever comes"
+            for _ in range(ENOUGH):
+                r.worker.release_ticket()
+            for n in range(ENOUGH):
+                await r.start(f"first-{n}")
+            await until(lambda: r.worker.running == ENOUGH and r.worker._claiming.quiet)
+            took.clear()
+            await asyncio.gather(*(r.start(f"i{n:02}") for n in range(40)))
+            # The peer never comes: nothing stays behind.
+            await until(lambda: r.worker.running == ENOUGH + 40)
+            assert took == [(20, True), (10, True), (ENOUGH, True), (2, False)]
+            r.worker._claiming.peers = []
+            assert r.worker.claim_ticket("job") is not None
+            r.worker.release_ticket()
 
     run(main)
 
