@@ -19,7 +19,7 @@ import psycopg
 from eventsourcing.persistence import ApplicationRecorder, Notification, StoredEvent, Subscription
 from eventsourcing.postgres import PostgresRecorder
 from psycopg import sql as composing
-from psycopg.pq import ExecStatus, TransactionStatus
+from psycopg.pq import TransactionStatus
 
 from wfes.errors import LogUnavailable
 from wfes.log.application import chained
@@ -35,12 +35,21 @@ from wfes.log.postgres_connection import (
     connected,
     is_cut,
 )
-from wfes.log.postgres_errors import ends_connection, unavailable
+from wfes.log.postgres_errors import ends_connection, is_repeatable, unavailable
 from wfes.log.postgres_lent import LentWrite, PostgresLent
 from wfes.log.postgres_session import AdvisoryLocks, Session, SessionHints, channel
 from wfes.log.postgres_sql import Params, defined, made_if_missing, own, translated
 from wfes.log.postgres_url import Place, place
-from wfes.log.postgres_write import IDLE_SECONDS, LAST, LOCK_SECONDS, Counted, PostgresWrite, log_params
+from wfes.log.postgres_write import (
+    IDLE_SECONDS,
+    LAST,
+    LOCK_SECONDS,
+    Counted,
+    Looked,
+    PostgresWrite,
+    log_params,
+    looked,
+)
 from wfes.log.statements import schema, statement
 
 _SCHEMA = "schema"
@@ -89,6 +98,8 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
         self._is_open = False
         self._write: PostgresWrite | None = None
         self._known: Counted | None = None
+        self._handed: bool | None = None
+        """Whether a command waited to be appended when it was looked last; None: that is not known."""
         self._begin = b""
         self._begin_lent = b""
         self._take_lock = b""
@@ -139,14 +150,14 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
             # What a commit has acknowledged must survive a power loss, whatever else this database is used for.
             limits.append(b"SET LOCAL synchronous_commit = on")
         if self.place.schema is not None:
-            limits.append(f"SET LOCAL search_path = {self.place.schema}".encode())
+            limits.append(f'SET LOCAL search_path = "{self.place.schema}"'.encode())
         # A statement behind the lock has to see what others committed before it was had, whatever the database's own
         # isolation is.
-        self._begin = b"; ".join([BEGIN, *limits, own("lock"), own("head")])
+        self._begin = b"; ".join([BEGIN, *limits, own("lock"), own("look")])
         # A function's own transaction has the limits of the log's only from the moment that it takes the lock.
-        path = [] if self.place.schema is None else [f"SET LOCAL search_path = {self.place.schema}".encode()]
+        path = [] if self.place.schema is None else [f'SET LOCAL search_path = "{self.place.schema}"'.encode()]
         self._begin_lent = b"; ".join([BEGIN, *path, b"SET LOCAL wfes.lent = 'yes'"])
-        self._take_lock = b"; ".join([*limits, own("lock"), own("head")])
+        self._take_lock = b"; ".join([*limits, own("lock"), own("look")])
 
     def _make(self, connection: Connection, statements: Sequence[str]) -> None:
         """Makes or upgrades the schema and what the statements make, if anything is to be made."""
@@ -229,11 +240,12 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
         known = self._look()
         connection = self._connection()
         try:
-            self._write = PostgresWrite(self.url, connection, self._topics, known, self._begin)
+            self._write = write = PostgresWrite(self.url, connection, self._topics, known, self._begin)
         except BaseException:
             _clear(connection)
             raise
-        return self._write
+        self._handed = write.handed_over
+        return write
 
     def lend(self) -> PostgresLent:
         if not self._is_open:
@@ -245,6 +257,7 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
         known = self._look()
         write = LentWrite(self.url, connection, self._topics, known, self._take_lock, close=close)
         self._write = write
+        self._handed = write.handed_over
         return write
 
     def caller(self, connection: object) -> PostgresCaller:
@@ -257,25 +270,35 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
         return found
 
     def handed_over(self) -> bool:
-        connection = self._connection()
-        try:
-            found: Any = connection.execute(own("handed_over")).fetchall()[0]
-        except psycopg.Error as error:
-            if ends_connection(connection, error):
-                connection.close()
-            raise unavailable(self.url, error) or error from error
-        return bool(found[0])
+        known, self._handed = self._handed, None
+        if known is False:
+            return False
+        # What waited then may be done by now.
+        return self._ask().handed_over
 
     def changed(self) -> bool:
         known = self._look()
-        connection = self._connection()
+        found = self._ask()
+        self._known, self._handed = found.counted, found.handed_over
+        return self._known != known
+
+    def _ask(self) -> Looked:
+        """Looks at the log, on the write connection; once more on a new one, if that turns out to be cut."""
+        connection = self._writing
         try:
-            self._known = _counted(connection)
+            if connection is not None:
+                try:
+                    return looked(connection)
+                except psycopg.Error as error:
+                    if not is_repeatable(connection, error):
+                        raise
+                    connection.close()
+            connection = self._connection()
+            return looked(connection)
         except psycopg.Error as error:
-            if ends_connection(connection, error):
+            if connection is not None and ends_connection(connection, error):
                 connection.close()
             raise unavailable(self.url, error) or error from error
-        return self._known != known
 
     def _look(self) -> Counted | None:
         """What the log was counted at when this process looked last; that is used up by asking."""
@@ -385,16 +408,6 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
         session = self._own_session()
         session.listen(wake)
         return SessionHints(session)
-
-
-def _counted(connection: Connection) -> Counted:
-    """What the log is counted at; asked many times a second by whoever idles, so by the shortest way."""
-    result = connection.pgconn.exec_(own("head"))
-    if result.status != ExecStatus.TUPLES_OK:
-        # Once more, by the way that says what is wrong.
-        position, changes = connection.execute(own("head")).fetchall()[0]
-        return position, changes
-    return int(result.get_value(0, 0) or 0), int(result.get_value(0, 1) or 0)
 
 
 def _clear(connection: Connection) -> None:

@@ -1,6 +1,6 @@
 """The write transaction on PostgreSQL: the port's WriteTransaction on the log's one write connection.
 
-Its begin is one round trip: the transaction, its limits, the write lock and the log's head. The lock is an advisory
+Its begin is one round trip: the transaction, its limits, the write lock and a look at the log. The lock is an advisory
 one, so that it stands in nobody's way but another writer's: neither vacuum nor a backup waits for it, or it for them.
 """
 
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from eventsourcing.persistence import IntegrityError, Notification
+from psycopg.pq import ExecStatus
 
 from wfes.log.port import Row, StoredRow
 from wfes.log.postgres_connection import Connection
@@ -28,6 +29,29 @@ Counted = tuple[int, int]
 """The newest position, and how many commits changed rows alone: together they change with every commit."""
 
 
+class Looked(NamedTuple):
+    """What one look at the log shows.
+
+    Attributes:
+        counted: what tells whether anything was committed.
+        handed_over: whether a command that a caller committed waits to be appended.
+    """
+
+    counted: Counted
+    handed_over: bool
+
+
+def looked(connection: Connection) -> Looked:
+    """Looks at the log; done many times a second by whoever idles, so by the shortest way."""
+    result = connection.pgconn.exec_(own("look"))
+    if result.status != ExecStatus.TUPLES_OK:
+        # Once more, by the way that says what is wrong.
+        position, changes, handed_over = connection.execute(own("look")).fetchall()[0]
+        return Looked((position, changes), handed_over)
+    position, changes = int(result.get_value(0, 0) or 0), int(result.get_value(0, 1) or 0)
+    return Looked((position, changes), result.get_value(0, 2) == b"t")
+
+
 class PostgresWrite:
     """An open write transaction.
 
@@ -36,6 +60,7 @@ class PostgresWrite:
         others: whether anybody else has committed since this log looked last.
         broken: a statement failed: PostgreSQL refuses every other one until the transaction is rolled back.
         left: what the log is counted at when the transaction is over; None: that is not known.
+        handed_over: whether a command that a caller committed waited to be appended when it began.
     """
 
     def __init__(
@@ -48,7 +73,7 @@ class PostgresWrite:
             connection: the write connection, with nothing open on it.
             topics: topics known to be in the table of topics.
             known: what the log was counted at when this process looked last.
-            begin: the statements that begin a transaction, take the lock and read the head.
+            begin: the statements that begin a transaction, take the lock and look at the log.
         """
         self.broken = False
         self.left: Counted | None = None
@@ -64,7 +89,8 @@ class PostgresWrite:
             self._cursor.execute(begin)
             while self._cursor.nextset():
                 pass
-            self._begun: Counted = self._cursor.fetchall()[0]
+            position, changes, self.handed_over = self._cursor.fetchall()[0]
+        self._begun: Counted = position, changes
         self._first = self.head = self._begun[0]
         self.others = self._begun != known
 

@@ -50,7 +50,7 @@ logger = logging.getLogger("wfes.log")
 IDLE_MIN_SECONDS = 0.02
 IDLE_MAX_SECONDS = 0.15
 """How often an idle writer asks whether another process committed: often while things happen, then ever less."""
-UNHINTED_MAX_SECONDS = 0.09
+UNHINTED_MAX_SECONDS = 0.07
 """The longest an idle writer waits on a log whose hints do not arrive: behind a pooler, or without a connection."""
 HINTED_MAX_SECONDS = 0.25
 """And where they do: a hint may be lost, with the process that would have sent it."""
@@ -158,6 +158,9 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._hints: Hints | None = None
         self._hinted = False
+        """A hint is in the queue."""
+        self._unserved = False
+        """One was taken out of it, and no transaction came that would have read what it told of."""
         self._outbox: Outbox | None = None
         self._room: deque[asyncio.Future[None]] = deque()
 
@@ -242,8 +245,9 @@ class Writer:
         self._catch_up()
         while True:
             try:
-                first = self._queue.get(timeout=idle)
+                first = self._queue.get(timeout=0.0 if self._unserved else idle)
             except queue.Empty:
+                self._unserved = False
                 found = self._look_around()
                 idle = IDLE_MIN_SECONDS if found else min(idle * _IDLE_GROWTH, self._idle_max())
                 first = self._handed_over()
@@ -301,6 +305,9 @@ class Writer:
         while True:
             if member is not None:
                 held.append(_Taken(member, now, getattr(member, "withdrawable", False)))
+            else:
+                self._hinted = False
+                self._unserved = True
             if self._queue.empty():
                 return
             member = get()
@@ -357,6 +364,7 @@ class Writer:
             if news:
                 self._take_news(news)
             transaction.begin(seen, news)
+            self._unserved = False
             results = self._run_members(group, transaction)
             if begin is not None and (error := results[0][2]) is not None:
                 raise _Culprit(

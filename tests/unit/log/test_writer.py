@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -541,3 +542,41 @@ def test_an_unknown_event_stops_the_writer(
         assert one.log.max_notification_id() == 3
 
     pair(test)
+
+
+def test_every_hint_is_served_wherever_it_meets_a_member(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hint that comes while the writer is at work is as good as one that finds it idle; so is the next one."""
+    monkeypatch.setattr("wfes.log.writer.IDLE_MIN_SECONDS", 60.0)
+
+    async def test(bench: Bench) -> None:
+        writer, looks = bench.writer, 0
+        look = writer._look_around
+
+        def counted() -> bool:
+            nonlocal looks
+            looks += 1
+            return look()
+
+        async def looked(before: int) -> None:
+            limit = time.monotonic() + 10
+            while looks == before:
+                assert time.monotonic() < limit, "nobody looked"
+                await asyncio.sleep(0.001)
+
+        monkeypatch.setattr(writer, "_look_around", counted)
+        await bench.start("i")
+        for queued in (0, 2):
+            go = await hold(bench)
+            # Among members it is served by their transaction, behind the last one by a look.
+            futures = [bench.append("i", progress()) for _ in range(queued)]
+            writer._hint()
+            before = looks
+            go.set()
+            await asyncio.gather(*futures)
+            if not queued:
+                await looked(before)
+        before = looks
+        writer._hint()
+        await looked(before)
+
+    run(test)
