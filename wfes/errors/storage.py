@@ -55,8 +55,15 @@ class UnknownEvent(WfesError):
         )
 
 
-_PASSWORD = re.compile(r"(?<=://)([^/@:]*):.*(?=@)")
+_SCHEME = r"[A-Za-z][\w+.-]*:/{1,2}"
+_PASSWORD = re.compile(rf"^({_SCHEME}[^/@:]*|(?!{_SCHEME})[^/@:]*):.*(?=@)", re.DOTALL)
+"""Also where somebody has mistyped what stands before it."""
 _PASSWORD_OPTION = re.compile(r"(?i)([?&][a-z]*password=)[^&]*")
+
+
+def without_password(url: str) -> str:
+    """A URL as it may be shown and logged."""
+    return _PASSWORD_OPTION.sub(r"\1***", _PASSWORD.sub(r"\1:***", url))
 
 
 class LogUnavailable(WfesError):
@@ -70,7 +77,7 @@ class LogUnavailable(WfesError):
 
     def __init__(self, url: str, reason: str, *, retryable: bool = False) -> None:
         super().__init__()
-        self.url = _PASSWORD_OPTION.sub(r"\1***", _PASSWORD.sub(r"\1:***", url))
+        self.url = without_password(url)
         self.reason = reason
         self.retryable = retryable
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from wfes.errors import LogUnavailable
+from wfes.errors.storage import without_password
 from wfes.log.memory import MemoryLog
 from wfes.log.port import Log
 from wfes.log.sqlite import SQLiteLog
@@ -51,22 +52,23 @@ def _adapter(url: str) -> Log:
     if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"a log's url is text such as {_ACCEPTED}; not {url!r}")
     scheme, separator, rest = url.partition("://")
+    shown = without_password(url)
     match scheme if separator else "":
         case "sqlite":
             if not rest:
                 return MemoryLog(url)
             if rest in ("/", "/:memory:"):
-                raise ValueError(f"{url!r} names no file; accepted are {_ACCEPTED}")
+                raise ValueError(f"{shown!r} names no file; accepted are {_ACCEPTED}")
             if not rest.startswith("/"):
-                raise ValueError(f"{url!r} names a host, which SQLite has not; accepted are {_ACCEPTED}")
+                raise ValueError(f"{shown!r} names a host, which SQLite has not; accepted are {_ACCEPTED}")
             path = unquote(rest[1:])
             if "\0" in path:
-                raise ValueError(f"{url!r} has a NUL character in its path")
+                raise ValueError(f"{shown!r} has a NUL character in its path")
             return SQLiteLog(Path(path), url)
         case "postgresql" | "postgres":
             return _postgres(url)
         case _:
-            raise ValueError(f"{url!r} is no log's url; accepted are {_ACCEPTED}")
+            raise ValueError(f"{shown!r} is no log's url; accepted are {_ACCEPTED}")
 
 
 def _postgres(url: str) -> Log:

@@ -23,6 +23,8 @@ _REASONS: dict[str, tuple[str, bool]] = {
     "25006": ("the server takes no writes at the moment (a standby, or default_transaction_read_only)", True),
     "25P03": ("a transaction was left open for too long", True),
     "25P04": ("a transaction took longer than transaction_timeout allows", True),
+    "URL": ("an option of its URL is wrong", False),
+    "TLS": ("the connection cannot be encrypted as the URL asks for; see its sslmode and sslrootcert", False),
     "28000": ("the server does not let this user in; check the user's name and pg_hba.conf", False),
     "28P01": ("the server does not accept this user's password", False),
     "3D000": ("there is no such database on the server; create it, or give the name of another one", False),
@@ -49,6 +51,9 @@ _REASONS: dict[str, tuple[str, bool]] = {
 
 # A server that refuses somebody while connecting tells it in its message alone.
 _REFUSED: tuple[tuple[str, str], ...] = (
+    ("connection is bad: invalid ", "URL"),
+    ("does not support SSL", "TLS"),
+    ("certificate", "TLS"),
     ("password authentication failed", "28P01"),
     ("no password supplied", "28P01"),
     ("no pg_hba.conf entry", "28000"),
@@ -65,7 +70,17 @@ _REFUSED: tuple[tuple[str, str], ...] = (
 )
 _NO_ROLE = re.compile(r'role ".*" does not exist')
 _NO_DATABASE = re.compile(r'database ".*" does not exist')
-_PREFIX = re.compile(r"connection to server at .*? failed: |^connection failed: |FATAL:\s+|ERROR:\s+")
+_RIGHT = re.compile(r"permission denied for (?P<kind>database|schema|table|view|sequence) (?P<name>\S+)")
+_GRANTS = {
+    "database": "CREATE",
+    "schema": "USAGE, CREATE",
+    "table": "SELECT, INSERT, UPDATE, DELETE",
+    "view": "SELECT",
+    "sequence": "USAGE, SELECT",
+}
+_PREFIX = re.compile(
+    r"connection is bad: |connection to server at .*? failed: |^connection failed: |FATAL:\s+|ERROR:\s+"
+)
 _AWAY = "the server cannot be reached"
 
 
@@ -84,6 +99,11 @@ def unavailable(url: str, error: BaseException) -> LogUnavailable | None:
     if found is None or (code == "0A000" and "cached plan" not in str(error)):
         return None
     reason, retryable = found
+    if (right := _RIGHT.search(str(error))) is not None:
+        kind, name = right["kind"], right["name"]
+        reason += (
+            f"; GRANT {_GRANTS[kind]} ON {kind.upper()} {name} to it, or let its owner open the log first"
+        )
     return LogUnavailable(url, f"{reason} ({_said(error)})", retryable=retryable)
 
 
@@ -113,6 +133,8 @@ def _code(error: psycopg.Error) -> str | None:
 
 
 def _said(error: BaseException) -> str:
-    """What the server or the library said, in one line."""
-    lines = [_PREFIX.sub("", line).strip() for line in str(error).splitlines()]
+    """What the server or the library said, in one line; without the statement that the server points at."""
+    diag = getattr(error, "diag", None)
+    text = getattr(diag, "message_primary", None) or str(error)
+    lines = [_PREFIX.sub("", line).strip() for line in text.splitlines()]
     return "; ".join(line for line in lines if line)[:500] or type(error).__name__

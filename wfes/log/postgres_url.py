@@ -16,9 +16,10 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from wfes.errors import LogUnavailable
+from wfes.errors.storage import without_password
 
-_SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}\Z")
+_SCHEMA = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,62}\Z")
+_PORT_MAX = 65_535
 _OWN = ("schema", "archive", "pooler")
 _DEFAULTS: dict[str, Any] = {
     "application_name": "wfes",
@@ -54,7 +55,8 @@ def place(url: str) -> Place:
     Raises:
         ValueError: it cannot be read, naming it without its password.
     """
-    hidden = LogUnavailable(url, "").url
+    hidden = without_password(url)
+    _check_quoting(url, hidden)
     try:
         parts = urlsplit(url)
     except ValueError as error:
@@ -69,7 +71,8 @@ def place(url: str) -> Place:
     schema = own.get("schema")
     if schema is not None and not _SCHEMA.match(schema):
         raise ValueError(
-            f"{hidden!r}: schema is {schema!r}; it must be lower-case letters, digits and underscores, at most 63"
+            f"{hidden!r}: schema is {schema!r}; it must be lower-case letters, digits and underscores, at most 63, "
+            "and not begin with pg_, which is PostgreSQL's own"
         )
     pooler = own.get("pooler")
     if pooler not in (None, "transaction"):
@@ -82,7 +85,8 @@ def place(url: str) -> Place:
     try:
         connect: dict[str, Any] = dict(conninfo_to_dict(parts._replace(query=urlencode(rest)).geturl()))
     except (psycopg.Error, ValueError) as error:
-        raise ValueError(f"{hidden!r} is no PostgreSQL URL: {str(error).strip()}") from None
+        raise ValueError(f"{hidden!r} is no PostgreSQL URL: {_harmless(str(error).strip(), url)}") from None
+    _check_ports(connect, hidden)
     if schema is not None:
         given = connect.get("options")
         connect["options"] = f"{given} -csearch_path={schema}" if given else f"-csearch_path={schema}"
@@ -91,3 +95,28 @@ def place(url: str) -> Place:
     name = connect.get("dbname") or connect.get("user") or "wfes"
     archive = own.get("archive") or f"{name}{f'.{schema}' if schema else ''}.archive"
     return Place(_DEFAULTS | connect, schema, Path(archive).absolute(), pooler is not None)
+
+
+def _check_quoting(url: str, hidden: str) -> None:
+    """Refuses a user or a password with characters that mean something else in a URL: part of it would be a host."""
+    rest = url.partition("://")[2]
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    name = rest.partition("?")[2]
+    in_password = "@" not in authority and "@" in re.split(r"[&=]", name, maxsplit=1)[0]
+    if rest.partition("?")[0].count("@") > 1 or in_password:
+        raise ValueError(
+            f"{hidden!r} has an @, / or ? in its user or password; in a URL they are written %40, %2F and %3F"
+        )
+
+
+def _check_ports(connect: dict[str, Any], hidden: str) -> None:
+    for port in filter(None, str(connect.get("port") or "").split(",")):
+        if not (port.isascii() and port.isdigit() and 0 < int(port) <= _PORT_MAX):
+            raise ValueError(f"{hidden!r}: the port is {port!r}; it must be a number from 1 to {_PORT_MAX}")
+
+
+def _harmless(text: str, url: str) -> str:
+    """What libpq says, without what it quotes of a user and password."""
+    secret = url.rpartition("@")[0]
+    hint = "; a % is written %25" if "percent-encoded token" in text else ""
+    return re.sub(r'"([^"]+)"', lambda found: '"***"' if found[1] in secret else found[0], text) + hint

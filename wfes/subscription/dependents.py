@@ -14,7 +14,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from wfes.errors import LogUnavailable
+from wfes.errors import LogUnavailable, WfesError
 from wfes.log.rows import Target
 from wfes.subscription.registry import Query
 from wfes.subscription.table import Dialect
@@ -40,7 +40,7 @@ _OTHERS = f"""SELECT DISTINCT CASE WHEN c.relkind = 'v' THEN 'view ' || c.oid::r
     ORDER BY 1"""
 
 
-class InTheWay(ValueError):
+class InTheWay(WfesError, ValueError):
     """Something of a user's leads to a table, and would be lost with it."""
 
     def __init__(self, url: str, table: str, others: Sequence[str], todo: str) -> None:

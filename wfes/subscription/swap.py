@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from wfes.errors import WfesError
 from wfes.log.rows import Target as RowsTarget
 from wfes.subscription import registry
 from wfes.subscription.dependents import check_droppable, check_replaceable, led_over
@@ -22,7 +23,7 @@ CHUNK_ROWS = 2_000
 """Rows of an old table that one transaction removes."""
 
 
-class TableTaken(ValueError):
+class TableTaken(WfesError, ValueError):
     """A table that a projection needs is somebody else's; it is left alone."""
 
     def __init__(self, url: str, table: str, projection: str, owner: str | None) -> None:
