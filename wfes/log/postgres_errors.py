@@ -70,13 +70,11 @@ _REFUSED: tuple[tuple[str, str], ...] = (
 )
 _NO_ROLE = re.compile(r'role ".*" does not exist')
 _NO_DATABASE = re.compile(r'database ".*" does not exist')
-_RIGHT = re.compile(r"permission denied for (?P<kind>database|schema|table|view|sequence) (?P<name>\S+)")
+_RIGHT = re.compile(r"permission denied for (?P<kind>database|schema|table) (?P<name>\S+)")
 _GRANTS = {
-    "database": "CREATE",
-    "schema": "USAGE, CREATE",
-    "table": "SELECT, INSERT, UPDATE, DELETE",
-    "view": "SELECT",
-    "sequence": "USAGE, SELECT",
+    "database": "GRANT CREATE ON DATABASE {} to it, or let a user who may open the log first",
+    "schema": "GRANT USAGE, CREATE ON SCHEMA {} to it, or let a user who may open the log first",
+    "table": "GRANT SELECT, INSERT, UPDATE, DELETE ON {} and the log's other tables to it",
 }
 _PREFIX = re.compile(
     r"connection is bad: |connection to server at .*? failed: |^connection failed: |FATAL:\s+|ERROR:\s+"
@@ -100,10 +98,7 @@ def unavailable(url: str, error: BaseException) -> LogUnavailable | None:
         return None
     reason, retryable = found
     if (right := _RIGHT.search(str(error))) is not None:
-        kind, name = right["kind"], right["name"]
-        reason += (
-            f"; GRANT {_GRANTS[kind]} ON {kind.upper()} {name} to it, or let its owner open the log first"
-        )
+        reason += "; " + _GRANTS[right["kind"]].format(right["name"])
     return LogUnavailable(url, f"{reason} ({_said(error)})", retryable=retryable)
 
 
