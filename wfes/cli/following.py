@@ -10,6 +10,7 @@ import click
 from wfes.cli.app import Place, json_option, opened, perform
 from wfes.cli.finding import find_instance
 from wfes.cli.screen import Part, Screen, screen
+from wfes.cli.telling import Telling
 from wfes.cli.timeline import ENDS, described
 from wfes.cli.values import clock
 from wfes.views import RecordedEvent
@@ -29,27 +30,32 @@ def history(place: Place, id: str, after: int, upto: int | None, as_json: bool) 
     async def read() -> list[RecordedEvent]:
         async with opened(place) as engine:
             instance = await find_instance(engine, id)
-            return list(await instance.history(after, upto))
+            # In words an event is told with what went before it.
+            return list(await instance.history(after if as_json else 0, upto))
 
-    print_events(screen(), perform(read()), as_json)
+    print_events(screen(), perform(read()), as_json, after)
 
 
-def print_events(out: Screen, events: Sequence[RecordedEvent], as_json: bool) -> None:
-    """Prints the events of one history."""
+def print_events(out: Screen, events: Sequence[RecordedEvent], as_json: bool, after: int = 0) -> None:
+    """Prints the events of one history; as a table those above a version, of a history from its first event on."""
     if as_json:
         out.json(events)
         return
-    if not events:
-        out.line("no events there")
-        return
+    telling = Telling()
     rows: list[list[Part]] = []
     day = ""
     for event in events:
+        told = telling.told(event)
+        if event.version <= after:
+            continue
         moment = clock(event.at)
         # The date stands only where it changes.
         when = moment if moment[:10] != day else clock(event.at, date=False)
         day = moment[:10]
-        rows.append([str(event.version), when, _type_part(event), described(event), event.actor or ""])
+        rows.append([str(event.version), when, _type_part(event), told, event.actor or ""])
+    if not rows:
+        out.line("no events there")
+        return
     out.table(["version", "at", "event", "what", "actor"], rows)
 
 
