@@ -101,5 +101,5 @@ class Front(Protocol):
         ...
 
     def interrupt(self, frame: FrameType | None) -> bool:
-        """Somebody pressed Ctrl-C: stops in the handler's code, if this frame runs for it; whether it does."""
+        """Somebody pressed Ctrl-C while this frame ran; False: the debugger is to be left."""
         ...

@@ -21,7 +21,7 @@ from types import CodeType, FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from wfes.errors import Suspended
-from wfes.timetravel.frames import View, is_engine, live, raised, runs_handler, set_locals, view
+from wfes.timetravel.frames import View, is_engine, is_library, live, raised, runs_handler, set_locals, view
 from wfes.timetravel.moment import Goto, Kind, Moment, Move, Quit, Run, Running
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class Prompt(pdb.Pdb):
         self._passed: set[CodeType] = set()
         """Code that is not the handler's, so that its calls cost little while tracing."""
         self._run: Running | None = None
+        self._is_interrupted = False
 
     # -- what the debugger calls -------------------------------------------------------------------------------------
 
@@ -93,22 +94,28 @@ class Prompt(pdb.Pdb):
         sys.settrace(None)
 
     def interrupt(self, frame: FrameType | None) -> bool:
-        """Somebody pressed Ctrl-C while the handler's code runs: stops at its next line; whether it was running."""
-        while frame is not None and not runs_handler(frame):
+        """Somebody pressed Ctrl-C while a run is under way: stops at the next line of the handler's code.
+
+        Returns:
+            False at the second time without a stop in between: nothing of the handler runs, or it does not come on.
+        """
+        if self._is_interrupted:
+            return False
+        self._is_interrupted = True
+        self.message("\ninterrupted; Ctrl-C again leaves")
+        while frame is not None and not (runs_handler(frame) and not is_library(frame, self._package)):
             frame = frame.f_back
         if frame is None:
-            return False
-        self.message("\ninterrupted")
-        self.set_step()
-        current: FrameType | None = frame
-        while current is not None and not is_engine(current):
-            current.f_trace = self.trace_dispatch
-            current = current.f_back
+            self.set_step()
+        else:
+            frame.f_trace = self.trace_dispatch
+            self.set_next(frame)
         sys.settrace(self.trace_dispatch)
         return True
 
     def _ask(self, moment: Moment, frame: FrameType, traceback: TracebackType | None = None) -> None:
         self._moment = moment
+        self._is_interrupted = False
         self._move = Run()
         for line in self._pages.heading(moment):
             self.message(line)
