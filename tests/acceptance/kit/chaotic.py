@@ -110,11 +110,12 @@ class Driver:
 
     async def drive(self) -> None:
         """Returns when every instance is over."""
+        began = time.monotonic()
         async with asyncio.TaskGroup() as group:
             for number in range(self._count):
                 await self._places.acquire()
                 group.create_task(self._life(number))
-                await asyncio.sleep(self._pause)
+                await asyncio.sleep(began + number * self._pause - time.monotonic())
         while await self._patiently(self._busy):
             await asyncio.sleep(0.1)
 
