@@ -9,12 +9,14 @@ from wfes.cli.app import main
 from wfes.cli.changing import cancel, pause, provide, publish, resume, retry, send, set_timeout
 from wfes.cli.debugging import debug, export
 from wfes.cli.demo import demo
+from wfes.cli.diffing import diff_command
 from wfes.cli.following import history, tail
 from wfes.cli.insights import activity, inbox, stats, timers
 from wfes.cli.outbox import outbox
 from wfes.cli.projections import projections
 from wfes.cli.prune import prune
 from wfes.cli.reading import ls, requests, show
+from wfes.cli.replaying import replay_command
 from wfes.cli.running import run, start, worker
 from wfes.cli.schedules import schedules
 from wfes.cli.workers import workers
@@ -28,6 +30,7 @@ for _command in (
     ls,
     show,
     history,
+    diff_command,
     tail,
     requests,
     provide,
@@ -38,6 +41,7 @@ for _command in (
     resume,
     retry,
     set_timeout,
+    replay_command,
     schedules,
     stats,
     activity,
