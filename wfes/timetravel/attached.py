@@ -74,9 +74,11 @@ class Attached:
         """Shows the handler's frames until the environment says to go on."""
         for line in self._heading(moment):
             self._say(line)
-        if moment.view is None:
+        if moment.view is None or not self._debugpy.is_client_connected():
             return Quit()
         self._suspend(moment.view)
+        if not self._debugpy.is_client_connected():
+            return Quit()
         if self._jump is not None:
             return self._jump
         return Quit() if moment.kind in (Kind.END, Kind.DIFFERENCE) else Run()
