@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
 
 import corpus
+import pg_server
 import pytest
 import scenarios
 from checks import broken_chains, calls_in, histories_of, malformed, stored_events, wrong_rows
-from places import url_of
+from places import placed, tamper, url_of
 from scenarios import finished, spawn
 
 import wfes
@@ -25,6 +28,7 @@ from wfes.log import faults
 from wfes.log.faults import Fault, FaultyLog
 
 NO_SPACE = "no space is left on the disk"
+NO_SPACE_THERE = "no space is left on the server's disk"
 
 
 def check(folder: Path) -> None:
@@ -41,19 +45,21 @@ def check(folder: Path) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Generator[Path]:
-    """A file system of 3 MB; only root can make one."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
+def small_disk() -> Generator[Path]:
+    """A file system of 3 MB, for every user to reach; only root can make one."""
     if sys.platform != "linux" or os.geteuid() != 0:
         pytest.skip("making a file system takes root")
+    folder = Path(tempfile.mkdtemp(prefix="wfes-disk-"))
+    folder.chmod(0o755)
     made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "wfes-test", folder], capture_output=True)
     if made.returncode:
+        folder.rmdir()
         pytest.skip(f"no file system can be made here: {made.stderr.decode()}")
     try:
         yield folder
     finally:
         subprocess.run(["umount", folder], check=True)
+        folder.rmdir()
 
 
 def test_a_disk_that_is_full(small_disk: Path) -> None:
@@ -70,12 +76,46 @@ def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
     check(tmp_path)
 
 
-def test_a_full_disk_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_server_without_space(tmp_path: Path) -> None:
+    """PostgreSQL says so by its code for it; here a trigger does."""
+    with placed(tmp_path, "postgresql") as folder:
+        out = finished(spawn("full_disk", folder, "refuse"))
+        assert out.count(NO_SPACE_THERE) == 2, out
+        check(folder)
+
+
+def test_a_server_s_disk_that_is_full(small_disk: Path) -> None:
+    """A real one: the table of events lies on it, in a tablespace."""
+    if pg_server.VARIABLE in os.environ:
+        pytest.skip("the server is not this test's own")
+    space = small_disk / "space"
+    space.mkdir()
+    shutil.chown(space, "nobody")
+    with placed(small_disk, "postgresql") as folder:
+        opened = Engine(url_of(folder))
+        asyncio.run(_open(opened))
+        tamper(folder, f"CREATE TABLESPACE wfes_small LOCATION '{space}'")
+        try:
+            tamper(folder, "ALTER TABLE wfes_events SET TABLESPACE wfes_small")
+            out = finished(spawn("full_disk", folder, "fill"))
+            assert out.count(NO_SPACE_THERE) == 2, out
+            check(folder)
+        finally:
+            tamper(folder, "ALTER TABLE wfes_events SET TABLESPACE pg_default")
+            tamper(folder, "DROP TABLESPACE wfes_small")
+
+
+async def _open(engine: Engine) -> None:
+    async with engine:
+        pass
+
+
+def test_a_full_disk_is_waited_for(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Steps wait without failing, commands are refused unrecorded, reads are answered, one warning is written."""
-    corpus.use(tmp_path / "calls")
+    corpus.use(folder / "calls")
 
     async def main() -> None:
-        async with Engine(url_of(tmp_path), workflows=[scenarios.steady]) as engine:
+        async with Engine(url_of(folder), workflows=[scenarios.steady]) as engine:
             log, writer = engine._log, engine._parts._writer
             assert isinstance(log, FaultyLog)
             assert writer is not None
@@ -98,17 +138,17 @@ def test_a_full_disk_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixt
     with faults.installed("slow:999999:0"), caplog.at_level(logging.WARNING, "wfes"):
         asyncio.run(main())
     assert [record.message.count(NO_SPACE) for record in caplog.records if NO_SPACE in record.message] == [1]
-    check(tmp_path)
+    check(folder)
 
 
-def test_closing_does_not_wait_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_does_not_wait_for_a_full_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A clean stop with a full disk gives up in time, loses nothing recorded, and the next engine goes on."""
     monkeypatch.setattr("wfes.runtime.worker.LEAVING_SECONDS", 0.5)
     monkeypatch.setattr("wfes.runtime.membership.SIGN_OFF_SECONDS", 0.5)
-    corpus.use(tmp_path / "calls")
+    corpus.use(folder / "calls")
 
     async def stop() -> float:
-        engine = Engine(url_of(tmp_path), workflows=[scenarios.steady])
+        engine = Engine(url_of(folder), workflows=[scenarios.steady])
         await engine.open()
         run = await engine.start(scenarios.steady, 30, id="run")
         while (await run.refresh()).version < 10:
@@ -121,13 +161,13 @@ def test_closing_does_not_wait_for_a_full_disk(tmp_path: Path, monkeypatch: pyte
         return time.monotonic() - began
 
     async def go_on() -> None:
-        async with Engine(url_of(tmp_path), workflows=[scenarios.steady]) as engine:
+        async with Engine(url_of(folder), workflows=[scenarios.steady]) as engine:
             run = await engine.get(scenarios.steady, "run")
             assert await run.result(timeout=20) == sum(range(30))
 
     with faults.installed("slow:999999:0"):
         assert asyncio.run(stop()) < 5
     asyncio.run(go_on())
-    stored = stored_events(tmp_path)
+    stored = stored_events(folder)
     assert broken_chains(stored) == []
     assert malformed(histories_of(stored)["run"]) == []

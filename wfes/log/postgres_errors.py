@@ -56,7 +56,7 @@ _REFUSED: tuple[tuple[str, str], ...] = (
     ("certificate", "TLS"),
     ("password authentication failed", "28P01"),
     ("no password supplied", "28P01"),
-    ("no pg_hba.conf entry", "28000"),
+    ("pg_hba.conf", "28000"),
     ("authentication failed", "28000"),
     ("is not permitted to log in", "28000"),
     ("permission denied for database", "42501"),

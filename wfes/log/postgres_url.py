@@ -23,6 +23,8 @@ _PORT_MAX = 65_535
 _OWN = ("schema", "archive", "pooler")
 _DEFAULTS: dict[str, Any] = {
     "application_name": "wfes",
+    # Whatever the database says: text is stored as it is.
+    "client_encoding": "utf8",
     "connect_timeout": 5,
     # A server whose machine is gone is noticed within 15 s, while it is waited for or written to.
     "keepalives_idle": 5,

@@ -187,7 +187,7 @@ def server_url() -> str:
 
 @contextlib.contextmanager
 def database(template: str = "template0") -> Generator[str]:
-    """The URL of a database, which is dropped afterwards: an empty one, or a copy of one that nobody is connected to."""
+    """The URL of a database that is dropped afterwards: an empty one, or a copy of one that nobody is connected to."""
     import psycopg
 
     base = server_url()

@@ -98,8 +98,8 @@ def tamper(folder: Path, sql: str) -> None:
     """Changes the database as somebody may who has all rights to it."""
     url = url_of(folder)
     if url.startswith("sqlite"):
-        with closing(sqlite3.connect(folder / "log.db")) as connection, connection:
-            connection.execute(sql)
+        with closing(sqlite3.connect(folder / "log.db")) as file, file:
+            file.execute(sql)
         return
     import psycopg
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import corpus
-from places import url_of
+from places import tamper, url_of
 
 from wfes import Engine, Instance, LogUnavailable, RequestNotPending, Status, Step, workflow
 from wfes.core.state import ACTIVE
@@ -273,7 +273,7 @@ async def full_disk(folder: Path, how: str) -> None:
         runs = [await steady.start(40, id=f"run-{n}") for n in range(5)]
         while (await runs[0].refresh()).version < 12:
             await asyncio.sleep(0.002)
-        lift = _limit_files(folder) if how == "limit" else _fill(folder)
+        lift = {"limit": _limit_files, "fill": _fill, "refuse": _refuse}[how](folder)
         while (trouble := writer.trouble) is None:
             await asyncio.sleep(0.002)
         print(trouble)
@@ -302,6 +302,17 @@ def _limit_files(folder: Path) -> Callable[[], object]:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, before[1]))
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def _refuse(folder: Path) -> Callable[[], object]:
+    """Lets a PostgreSQL server refuse every event as it does when its disk is full."""
+    tamper(
+        folder,
+        "CREATE FUNCTION no_space() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE SQLSTATE '53100' USING MESSAGE = 'could not extend file: No space left on device'; END $$",
+    )
+    tamper(folder, "CREATE TRIGGER no_space BEFORE INSERT ON wfes_events EXECUTE FUNCTION no_space()")
+    return lambda: tamper(folder, "DROP TRIGGER no_space ON wfes_events")
 
 
 def _fill(folder: Path) -> Callable[[], object]:

@@ -77,7 +77,7 @@ class _Hurried:
 class _FastClock(SystemClock):
     """A clock that no server sets."""
 
-    ahead = property(lambda self: None, lambda self, value: None)  # type: ignore[assignment]
+    ahead = property(lambda self: None, lambda self, value: None)
 
 
 class FastEngine(Engine):
