@@ -16,9 +16,9 @@ import click
 from click.core import ParameterSource
 
 from wfes.cli.app import Failure, Place, json_option, opened, perform
+from wfes.cli.chart import print_chart
 from wfes.cli.crew import Crew
 from wfes.cli.live import LiveView, Watch
-from wfes.cli.reading import print_timeline
 from wfes.cli.running import stop_on_sigterm
 from wfes.cli.screen import Screen, screen
 from wfes.cli.timeline import ENDS, Timeline
@@ -240,7 +240,7 @@ async def _line_typed() -> str:
 
 def _print_told(out: Screen, place: Place, told: _Told) -> None:
     instance = told.instance
-    print_timeline(out, Timeline(told.events), inner_max=0)
+    print_chart(out, Timeline(told.events), inner_max=0)
     if told.crash is not None:
         out.line()
         for line in told.crash.lines(NAMES_WIDTH):

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+from datetime import UTC, datetime
 from typing import Any
 
 import click
 
 from wfes.cli.app import Place, json_option, opened, perform
+from wfes.cli.chart import print_chart
 from wfes.cli.finding import all_requests, find_instance
 from wfes.cli.screen import Part, Screen, screen, status_part
-from wfes.cli.timeline import Row, Timeline
-from wfes.cli.values import clipped, clock, error_text, gist, json_text, short, span
+from wfes.cli.timeline import Timeline
+from wfes.cli.values import POINT, clipped, clock, error_text, json_text, short
 from wfes.cli.workers import NO_WORKER
 from wfes.core.state import Status
-from wfes.instance import Instance
+from wfes.snapshot import Snapshot
 from wfes.views import DataRequest, InstanceCounts, InstanceRow, Page, RecordedEvent
 
-BAR_CHARS = 24
-INNER_SHOWN_MAX = 8
-NOTE_CHARS = 70
 REASON_CHARS = 120
 
 
@@ -189,37 +189,46 @@ def requests(place: Place, workflow: str | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("id")
-@click.option("--all", "everything", is_flag=True, help="Every inner step too, however many.")
+@click.option(
+    "--at", "asked", type=POINT, metavar="VERSION|MOMENT", help="As it was after this event, or then."
+)
+@click.option("--all", "everything", is_flag=True, help="Every step, however many.")
 @json_option
 @click.pass_obj
-def show(place: Place, id: str, everything: bool, as_json: bool) -> None:
-    """Show an instance: status, waits, steps, output.
+def show(place: Place, id: str, asked: int | datetime | None, everything: bool, as_json: bool) -> None:
+    """Show an instance: status, waits, steps over time, output.
 
-    The steps stand with when each was and how long it took. Of many inner ones only those are shown that are not
-    over, failed or were started more than once; --all shows every one.
+    Steps stand as bars over the time that all of it took, where long idle stretches are cut short. Of many steps those
+    are shown that are not over, failed or were started more than once, and the first and the last; --all shows every
+    one.
     """
 
-    async def read() -> tuple[Instance[Any], list[RecordedEvent], bool]:
+    async def read() -> tuple[Snapshot[Any], list[RecordedEvent], bool]:
         async with opened(place) as engine:
             instance = await find_instance(engine, id)
-            history = list(await instance.history())
-            return instance, history, bool(await engine.without_worker([instance]))
+            if asked is None:
+                history = await instance.history()
+                return instance, history, bool(await engine.without_worker([instance]))
+            then = await instance.at(asked)
+            return then, await instance.history(upto=then.version), False
 
     instance, events, without = perform(read())
     timeline = Timeline(events)
     out = screen()
     if as_json:
         steps = [row.to_json() for row in timeline.top]
-        out.json({**facts(instance), "no_worker": without, "steps": steps})
+        marks = [dataclasses.asdict(mark) for mark in timeline.marks]
+        out.json({**facts(instance), "no_worker": without, "steps": steps, "marks": marks})
         return
-    _print_instance(out, place, instance)
+    _print_instance(out, place, instance, is_past=asked is not None)
     if without:
         out.line((NO_WORKER, "bad"), f": {place.command('workers')} shows who runs what")
-    print_timeline(out, timeline, everything=everything)
+    until = asked if isinstance(asked, datetime) else None if asked is not None else datetime.now(UTC)
+    print_chart(out, timeline, until=until, everything=everything)
     _print_end(out, instance)
 
 
-def facts(instance: Instance[Any]) -> dict[str, Any]:
+def facts(instance: Snapshot[Any]) -> dict[str, Any]:
     """An instance as JSON data."""
     progress = instance.progress
     return {
@@ -243,12 +252,14 @@ def facts(instance: Instance[Any]) -> dict[str, Any]:
     }
 
 
-def _print_instance(out: Screen, place: Place, instance: Instance[Any]) -> None:
+def _print_instance(out: Screen, place: Place, instance: Snapshot[Any], *, is_past: bool) -> None:
     pairs: list[tuple[str, Part]] = [
         ("instance", (instance.id, "strong")),
         ("workflow", instance.workflow),
         ("status", status_part(instance.status)),
     ]
+    if is_past:
+        pairs.insert(0, ("as of", (f"version {instance.version}, {clock(instance.updated_at)}", "wait")))
     for name, value in (
         ("key", instance.key),
         ("tags", " ".join(instance.tags or ())),
@@ -273,12 +284,12 @@ def _print_instance(out: Screen, place: Place, instance: Instance[Any]) -> None:
     for wait in instance.waiting_for:
         until = f" until {clock(wait.until)}" if wait.until else ""
         pairs.append(("waits for", (f"{wait.kind} {wait.name}, since {clock(wait.since)}{until}", "wait")))
-        if wait.kind == "request":
+        if wait.kind == "request" and not is_past:
             pairs.append(("", (f"answer: {place.command('provide', instance.id, wait.name)} JSON", "dim")))
     out.pairs(pairs)
 
 
-def _print_end(out: Screen, instance: Instance[Any]) -> None:
+def _print_end(out: Screen, instance: Snapshot[Any]) -> None:
     if instance.error is not None:
         out.line()
         out.line("error   ", (error_text(instance.error), "bad"))
@@ -288,79 +299,3 @@ def _print_end(out: Screen, instance: Instance[Any]) -> None:
     elif instance.status == Status.COMPLETED:
         out.line()
         out.line("output  ", json_text(instance.output))
-
-
-def print_timeline(
-    out: Screen, timeline: Timeline, *, everything: bool = False, inner_max: int = INNER_SHOWN_MAX
-) -> None:
-    """Prints an instance's rows with their durations, and when each was, as bars over the whole time.
-
-    Args:
-        out: Where to.
-        timeline: What.
-        everything: Every inner row.
-        inner_max: Otherwise, so many under one row at most.
-    """
-    if not timeline.top or timeline.began is None:
-        return
-    last = [row.ended or row.started for row in timeline.top]
-    end = timeline.ended or max(last)
-    whole = max((end - timeline.began).total_seconds(), 1e-6)
-    rows: list[list[Part]] = []
-
-    def bar_of(row: Row) -> str:
-        assert timeline.began is not None
-        start = (row.started - timeline.began).total_seconds() / whole
-        stop = 1.0 if row.ended is None else (row.ended - timeline.began).total_seconds() / whole
-        left = min(int(start * BAR_CHARS), BAR_CHARS - 1)
-        width = max(1, round(stop * BAR_CHARS) - left)
-        return " " * left + ("·" if row.kind == "progress" else "█" * min(width, BAR_CHARS - left))
-
-    def add(row: Row, depth: int) -> None:
-        assert timeline.began is not None
-        offset = (row.started - timeline.began).total_seconds()
-        rows.append(
-            [
-                "  " * depth + row.label,
-                row.kind,
-                status_part(row.status),
-                f"+{span(max(offset, 0.0))}",
-                "" if row.kind in ("progress", "call") or row.seconds is None else span(row.seconds),
-                (bar_of(row), "busy"),
-                (clipped(_remark(row), NOTE_CHARS), "dim"),
-            ]
-        )
-        inner = row.inner
-        if not everything and len(inner) > inner_max:
-            inner = _telling(row.inner)[:inner_max]
-        for child in inner:
-            add(child, depth + 1)
-        hidden = len(row.inner) - len(inner)
-        if hidden:
-            rows.append([("  " * (depth + 1) + f"… {hidden} more", "dim"), "", "", "", "", "", ""])
-
-    for row in timeline.top:
-        add(row, 0)
-    out.line()
-    out.table(["step", "kind", "status", "at", "took", "when", ""], rows)
-
-
-def _telling(rows: list[Row]) -> list[Row]:
-    """Of many rows, those that are not over or did not simply complete."""
-    return [row for row in rows if row.status != "completed" or row.starts > 1]
-
-
-def _remark(row: Row) -> str:
-    parts: list[str] = []
-    if row.inner:
-        done = sum(child.status == "completed" for child in row.inner)
-        parts.append(f"{done} of {len(row.inner)} done" if done < len(row.inner) else f"{done} done")
-    if row.attempts > 1:
-        parts.append(f"{row.attempts} attempts")
-    if row.starts > row.attempts:
-        parts.append(f"started {row.starts} times")
-    if row.note:
-        parts.append(row.note)
-    elif row.kind == "step" and row.status == "completed" and row.value is not None:
-        parts.append(f"→ {gist(row.value, 50)}")
-    return ", ".join(parts)

@@ -36,6 +36,38 @@ class LoggedEvent(Protocol):
 
 
 @dataclass(slots=True)
+class Try:
+    """One time that a step's function was at work.
+
+    Attributes:
+        outcome: "running", "completed", "failed", "cut_off" (whoever ran it was gone), "suspended" (it was left, for a
+            wait inside it is long) or "cancelled".
+        worker: Who ran it.
+    """
+
+    started: datetime
+    ended: datetime | None = None
+    outcome: str = "running"
+    worker: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Something that was done to the instance from outside, or a change of who runs it.
+
+    Attributes:
+        words: What was done.
+        actor: Who did it, where that is known.
+    """
+
+    at: datetime
+    version: int
+    type: str
+    words: str
+    actor: str | None = None
+
+
+@dataclass(slots=True)
 class Row:
     """One path of an instance.
 
@@ -45,7 +77,9 @@ class Row:
         status: "started", "waiting", "backoff", "completed", "failed", "timed_out" or "cancelled".
         starts: How many times its function was started; more than the attempts where one was cut off.
         attempts: The number of the last attempt.
+        tries: When a step's function was at work.
         inner: The rows under it.
+        open_inner, failed_inner: How many of them are open, and have failed; of a group.
     """
 
     path: str
@@ -58,7 +92,10 @@ class Row:
     note: str = ""
     target: str | None = None
     value: Any = None
+    tries: list[Try] = field(default_factory=list[Try])
     inner: list[Row] = field(default_factory=list["Row"])
+    open_inner: int = 0
+    failed_inner: int = 0
 
     @property
     def name(self) -> str:
@@ -69,6 +106,11 @@ class Row:
     def label(self) -> str:
         """What to call it: its name, or for what has none of its own (`#progress#2`, `#start`) what it is."""
         return self.name.strip("#").partition("#")[0] if self.name.startswith("#") else self.name
+
+    @property
+    def cut_offs(self) -> int:
+        """How often its function was cut off by a crash or stop, which is no attempt, and was started again."""
+        return sum(each.outcome == "cut_off" for each in self.tries[:-1])
 
     @property
     def seconds(self) -> float | None:
@@ -88,6 +130,15 @@ class Row:
         if self.kind == "step":
             tree["attempts"] = self.attempts
             tree["starts"] = self.starts
+            tree["tries"] = [
+                {
+                    "started_at": each.started,
+                    "ended_at": each.ended,
+                    "outcome": each.outcome,
+                    "worker": each.worker,
+                }
+                for each in self.tries
+            ]
         if self.note:
             tree["note"] = self.note
         if self.target:
@@ -126,6 +177,22 @@ ENDS = {
 """The events that end an instance, and the status they end it with."""
 
 
+_MARKS = {
+    "CancelRequested": "cancel asked for",
+    "CancelDelivered": "interrupted",
+    "WorkflowPaused": "paused",
+    "WorkflowResumed": "resumed",
+    "WorkflowRetried": "retried",
+    "DeadlineChanged": "deadline set to",
+    "EventReceived": "received",
+    "HistoryForked": "forked",
+    "HistoryArchived": "archived",
+}
+"""What is done to an instance, in words that go before those of `described`."""
+_BARE = frozenset({"WorkflowRetried"})
+MARK_CHARS = 70
+
+
 class Timeline:
     """The rows of one instance; `feed` takes its events in order.
 
@@ -133,6 +200,7 @@ class Timeline:
         rows: Every row by path, in the order they began; groups among them.
         top: The rows that stand under no other.
         claims: Who ran it, from when: (worker, moment), one for each claim.
+        marks: What was done to it from outside, and where another worker took it over, in order.
         began, ended: The moments of its first and its last event but for an end, where there is one.
     """
 
@@ -140,6 +208,10 @@ class Timeline:
         self.rows: dict[str, Row] = {}
         self.top: list[Row] = []
         self.claims: list[tuple[str, datetime]] = []
+        self.marks: list[Mark] = []
+        self._running: dict[str, Row] = {}
+        self._last: datetime | None = None
+        self._owned = False
         self.began: datetime | None = None
         self.ended: datetime | None = None
         for event in events:
@@ -152,8 +224,20 @@ class Timeline:
         kind, data = event.type, event.data
         if kind != "HistoryArchived":  # which comes long after
             self.ended = event.at if kind in ENDS else None
+        self._marked(event)
+        before, self._last = self._last, event.at
         if kind == "RunClaimed":
-            self.claims.append((str(data.get("worker") or event.worker or ""), event.at))
+            self._claimed(event, before)
+            return None
+        if kind == "RunReleased":
+            self._owned = False
+            for path in data.get("suspended") or ():
+                self._try_ended(path, "suspended", event.at)
+            return None
+        if kind in ENDS:
+            self._owned = False
+            for path in [*self._running]:
+                self._try_ended(path, "cancelled", event.at)
             return None
         path = data.get("path")
         if not isinstance(path, str):
@@ -169,6 +253,7 @@ class Timeline:
             return None
         if kind == "StepAttemptFailed":
             row.status = "backoff"
+            self._try_ended(path, "failed", event.at)
             row.note = error_text(data.get("error"))
         elif kind in ("DataProvided", "TargetEnded"):
             row.note = _outside_note(event)
@@ -176,13 +261,45 @@ class Timeline:
             self._closed(row, _CLOSES[kind], event)
         return row
 
+    def _marked(self, event: LoggedEvent) -> None:
+        label = _MARKS.get(event.type)
+        if label is not None:
+            told = "" if event.type in _BARE else described(event, MARK_CHARS)
+            words = f"{label} {told}".rstrip()
+            self.marks.append(Mark(event.at, event.version, event.type, words, event.actor))
+
+    def _claimed(self, event: LoggedEvent, before: datetime | None) -> None:
+        worker = str(event.data.get("worker") or event.worker or "")
+        former = self.claims[-1][0] if self.claims else worker
+        if self._owned:
+            # Whoever had it was gone; when, is not recorded: what it recorded last is the last sign of it.
+            for path in [*self._running]:
+                self._try_ended(path, "cut_off", before or event.at)
+        if self._owned or worker != former:
+            words = (
+                f"taken over from {former} by {worker}" if worker != former else f"taken up again by {worker}"
+            )
+            self.marks.append(Mark(event.at, event.version, event.type, words))
+        self._owned = True
+        self.claims.append((worker, event.at))
+
+    def _try_ended(self, path: str, outcome: str, at: datetime) -> None:
+        row = self._running.pop(path, None)
+        if row is not None and row.tries:
+            row.tries[-1].outcome, row.tries[-1].ended = outcome, max(at, row.tries[-1].started)
+
     def _step_started(self, path: str, event: LoggedEvent) -> Row:
         row = self.rows.get(path)
         if row is None or row.kind == "group":
             row = self._added(Row(path, "step", "started", event.at))
+        elif row.ended is not None:
+            self._reopened(row)
+        self._try_ended(path, "cut_off", event.at)
         row.status, row.ended = "started", None
         row.starts += 1
         row.attempts = int(event.data.get("attempt") or 1)
+        row.tries.append(Try(event.at, worker=event.worker or ""))
+        self._running[path] = row
         return row
 
     def _opened(self, path: str, kind: str, event: LoggedEvent) -> Row:
@@ -202,43 +319,71 @@ class Timeline:
         return self._added(row)
 
     def _closed(self, row: Row, status: str, event: LoggedEvent) -> None:
+        was_open = row.ended is None
         row.status, row.ended = status, event.at
+        self._try_ended(row.path, status if status in ("completed", "failed") else "cancelled", event.at)
         if event.type == "StepCompleted":
             row.value = event.data.get("result")
             row.note = ""
         elif event.type == "StepFailed":
             row.attempts = int(event.data.get("attempts") or row.attempts)
             row.note = error_text(event.data.get("error"))
-        self._spread(row)
+        if was_open:
+            self._ended(row)
 
     def _added(self, row: Row) -> Row:
         """Puts a new row at its place; a parent that has no step of its own becomes a group."""
         known = self.rows.get(row.path)
         if known is not None:
-            row.inner = known.inner
+            row.inner, row.open_inner, row.failed_inner = known.inner, known.open_inner, known.failed_inner
         self.rows[row.path] = row
         parent = row.path.rpartition("/")[0]
-        if not parent:
-            siblings = self.top
-        else:
+        above = None
+        if parent:
             above = self.rows.get(parent) or self._added(Row(parent, "group", "started", row.started))
-            if above.kind == "group":
-                above.status, above.ended = "started", None
-            siblings = above.inner
-        if known in siblings:
-            siblings[siblings.index(known)] = row
-        else:
+        siblings = self.top if above is None else above.inner
+        place = (
+            next((n for n, other in enumerate(siblings) if other is known), None)
+            if known is not None
+            else None
+        )
+        if place is None:
             siblings.append(row)
+        else:
+            siblings[place] = row
+        if above is not None and above.kind == "group" and row.ended is None:
+            if known is None or known.ended is not None:
+                above.open_inner += 1
+            if above.ended is not None:
+                self._reopened(above)
+            above.status, above.ended = "started", None
+        elif above is not None and above.kind == "group" and above.open_inner == 0 and above.ended is None:
+            above.status, above.ended = "completed", row.ended
+            self._ended(above)
         return row
 
-    def _spread(self, row: Row) -> None:
+    def _reopened(self, row: Row) -> None:
+        """What had ended goes on; called before it says so."""
+        above = self.rows.get(row.path.rpartition("/")[0])
+        if above is None or above.kind != "group":
+            return
+        above.open_inner += 1
+        above.failed_inner -= row.status == "failed"
+        if above.ended is not None:
+            self._reopened(above)
+            above.status, above.ended = "started", None
+
+    def _ended(self, row: Row) -> None:
         """Ends the group above, if this was the last of its rows that was open."""
         above = self.rows.get(row.path.rpartition("/")[0])
-        if above is None or above.kind != "group" or any(other.ended is None for other in above.inner):
+        if above is None or above.kind != "group":
             return
-        above.ended = row.ended
-        above.status = "failed" if any(other.status == "failed" for other in above.inner) else "completed"
-        self._spread(above)
+        above.open_inner -= 1
+        above.failed_inner += row.status == "failed"
+        if above.open_inner == 0 and above.ended is None:
+            above.ended = row.ended
+            above.status = "failed" if above.failed_inner else "completed"
+            self._ended(above)
 
 
 def walk(rows: Sequence[Row]) -> Iterable[Row]:

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     _JsonType = click.ParamType[Any]
     _DurationType = click.ParamType[int]
     _MomentType = click.ParamType[datetime]
+    _PointType = click.ParamType[int | datetime]
 else:  # generic in newer releases of click only
-    _JsonType = _DurationType = _MomentType = click.ParamType
+    _JsonType = _DurationType = _MomentType = _PointType = click.ParamType
 
 
 class JsonValue(_JsonType):
@@ -116,9 +117,31 @@ class MomentValue(_MomentType):
         return moment
 
 
+class PointValue(_PointType):
+    """A point of an instance's history: a version, or an ISO 8601 date and time with its zone."""
+
+    name = "point"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | datetime:
+        if isinstance(value, int | datetime):
+            return value
+        try:
+            return int(value)
+        except ValueError:
+            pass
+        if not any(character in value for character in "-:T"):
+            self.fail(
+                f"{value!r} is neither a version, such as 7, nor a moment, such as 2030-01-31T18:00:00Z",
+                param,
+                ctx,
+            )
+        return MOMENT.convert(value, param, ctx)
+
+
 JSON = JsonValue()
 DURATION = DurationValue()
 MOMENT = MomentValue()
+POINT = PointValue()
 
 
 def gist(value: Any, chars_max: int = 60) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from wfes.texts import clipped, jsonable, short
 from wfes.timetravel.past import InstanceState, StepView
 from wfes.timetravel.waits import WaitView
+from wfes.validation import is_a
 from wfes.views import ProgressView, RecordedEvent
 
 if TYPE_CHECKING:
@@ -120,11 +121,11 @@ _ABSENT = _Absent()
 
 def differences(before: Any, after: Any, place: str) -> Iterator[tuple[str, Any, Any]]:
     """The places at which two JSON values differ, the deepest that say it."""
-    if isinstance(before, dict) and isinstance(after, dict):
+    if is_a(before, dict) and is_a(after, dict):
         one, other = cast("dict[str, Any]", before), cast("dict[str, Any]", after)
         for name in {**one, **other}:
             yield from differences(one.get(name, _ABSENT), other.get(name, _ABSENT), f"{place}.{name}")
-    elif isinstance(before, list) and isinstance(after, list):
+    elif is_a(before, list) and is_a(after, list):
         left, right = cast("list[Any]", before), cast("list[Any]", after)
         for number in range(max(len(left), len(right))):
             a = left[number] if number < len(left) else _ABSENT
