@@ -50,7 +50,7 @@ logger = logging.getLogger("wfes.log")
 IDLE_MIN_SECONDS = 0.02
 IDLE_MAX_SECONDS = 0.15
 """How often an idle writer asks whether another process committed: often while things happen, then ever less."""
-UNHINTED_MAX_SECONDS = 0.07
+UNHINTED_MAX_SECONDS = 0.06
 """The longest an idle writer waits on a log whose hints do not arrive: behind a pooler, or without a connection."""
 HINTED_MAX_SECONDS = 0.25
 """And where they do: a hint may be lost, with the process that would have sent it."""
