@@ -38,10 +38,11 @@ from wfes.core.codec import Json
 from wfes.core.durations import Duration
 from wfes.definition import Workflow
 from wfes.engine import Engine
+from wfes.replays import assert_replays, save_histories
 from wfes.runtime.clock import Cancellable, Clock
 from wfes.runtime.commands import Command
 
-__all__ = ["Environment", "VirtualClock", "engine"]
+__all__ = ["Environment", "VirtualClock", "assert_replays", "engine", "save_histories"]
 
 T = TypeVar("T")
 

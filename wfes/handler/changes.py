@@ -16,7 +16,7 @@ has a change unless its history has a path of that function which this run has n
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from wfes.core import events as e
 from wfes.core.ids import check_name
@@ -202,7 +202,7 @@ def _checked(name: str, was: object) -> Sequence[str]:
         raise TypeError(
             f"was= of step {name!r} is {was!r}; it must be a name the step had before, or several"
         )
-    return [check_name(each, "former step name") for each in was]
+    return [check_name(each, "former step name") for each in cast("Sequence[Any]", was)]
 
 
 def last_of_handler(history: Sequence[e.Recorded]) -> int:

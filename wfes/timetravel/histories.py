@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wfes.core import chain, codec, durations
 from wfes.core import events as e
@@ -25,8 +25,11 @@ from wfes.errors import UnknownEvent, WfesError
 from wfes.runtime.values import Values
 from wfes.timetravel.bundle import read_bundle
 from wfes.timetravel.recording import Recording
-from wfes.validation import shown
+from wfes.validation import is_a, shown
 from wfes.views import RecordedEvent, micros_of
+
+if TYPE_CHECKING:
+    from wfes.log.port import StoredRow
 
 FORMAT = "wfes-histories"
 VERSION = 1
@@ -74,7 +77,8 @@ def write_histories(path: Path, recordings: Iterable[Recording]) -> int:
     lines = [json.dumps({"format": FORMAT, "version": VERSION})]
     for recording in recordings:
         events = [
-            [version, topic, state[chain.SIZE :].decode()] for _, _, version, topic, state in recording.rows
+            [position, version, topic, state[chain.SIZE :].decode()]
+            for position, _, version, topic, state in recording.rows
         ]
         blobs = {digest: b64encode(content).decode() for digest, content in recording.blobs.items()}
         lines.append(json.dumps({"id": recording.id, "events": events, "blobs": blobs}, ensure_ascii=False))
@@ -102,7 +106,7 @@ def read_histories(path: Path) -> list[Recording]:
         about: Any = json.loads(head)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise WfesError(f"{path} cannot be read as a history file: {error}") from error
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
+    if not is_a(about, dict) or about.get("format") != FORMAT:
         raise WfesError(f"{path} is neither a history file nor a bundle")
     if about.get("version") != VERSION:
         raise WfesError(
@@ -113,10 +117,11 @@ def read_histories(path: Path) -> list[Recording]:
 
 def _recording(path: Path, tree: Any) -> Recording:
     try:
-        id, rows, digest = str(tree["id"]), [], chain.GENESIS
-        for version, topic, body in tree["events"]:
+        id, digest = str(tree["id"]), chain.GENESIS
+        rows: list[StoredRow] = []
+        for position, version, topic, body in tree["events"]:
             state = digest + body.encode()
-            rows.append((0, id, version, topic, state))
+            rows.append((position, id, version, topic, state))
             digest = chain.digest(id, version, topic, state)
         blobs = {name: b64decode(content) for name, content in tree["blobs"].items()}
         return Recording(id, rows, blobs)
