@@ -103,9 +103,10 @@ def _check_quoting(url: str, hidden: str) -> None:
     """Refuses a user or a password with characters that mean something else in a URL: part of it would be a host."""
     rest = url.partition("://")[2]
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    name = rest.partition("?")[2]
-    in_password = "@" not in authority and "@" in re.split(r"[&=]", name, maxsplit=1)[0]
-    if rest.partition("?")[0].count("@") > 1 or in_password:
+    path, _, query = rest.partition("?")
+    if path.count("@") > 1 or (
+        "@" not in authority and "@" in path + re.split(r"[&=]", query, maxsplit=1)[0]
+    ):
         raise ValueError(
             f"{hidden!r} has an @, / or ? in its user or password; in a URL they are written %40, %2F and %3F"
         )

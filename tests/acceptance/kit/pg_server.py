@@ -62,6 +62,9 @@ class Server:
         self._user = "nobody" if os.geteuid() == 0 else None
         if self._user:
             shutil.chown(self.folder, self._user)
+        self._make()
+
+    def _make(self) -> None:
         self._run(
             "initdb",
             "-D",
@@ -147,6 +150,18 @@ class Server:
         )
         if done.returncode:
             raise RuntimeError(f"{program} failed: {done.stderr.decode(errors='replace')}")
+
+
+class Standby(Server):
+    """A standby of a server that runs: it follows that and takes reads only, until it is promoted."""
+
+    def __init__(self, primary: Server) -> None:
+        self._primary = primary
+        super().__init__()
+
+    def _make(self) -> None:
+        words = ["-D", str(self.data), "-h", "127.0.0.1", "-p", str(self._primary.port), "-U", "wfes"]
+        self._run("pg_basebackup", *words, "--write-recovery-conf", "--checkpoint=fast", "--no-sync")
 
 
 _prctl: Callable[..., int] | None = None
