@@ -15,8 +15,9 @@ import bdb
 import inspect
 import pdb
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -77,19 +78,37 @@ class StepCall:
         ask.execution.open = _Recorded(self).open  # type: ignore[method-assign]
         values = {"attempt": ask.attempt} if ask.index is None else {"attempt": ask.attempt, "i": ask.index}
         extra = functions.filled(ask.fn, len(ask.args), values)
+        call = partial(ask.fn, *ask.args, **extra)
+        if functions.is_async(ask.fn) or not ask.thread:
+            with asyncio.Runner() as runner:
+                return runner.run(_on_loop(prompt, call), context=context)
+        # What a worker runs in a thread has no event loop around it.
+        result = context.run(_traced, prompt, call)
+        if not inspect.isawaitable(result):
+            return result
         with asyncio.Runner() as runner:
-            return runner.run(_called(prompt, ask.fn, ask.args, extra), context=context)
+            return runner.run(_awaited(prompt, result), context=context)
 
 
-async def _called(
-    prompt: pdb.Pdb, fn: Callable[..., Any], args: tuple[Any, ...], extra: Mapping[str, Any]
-) -> Any:
+async def _on_loop(prompt: pdb.Pdb, call: Callable[[], Any]) -> Any:
+    result = _traced(prompt, call)
+    return await _awaited(prompt, result) if inspect.isawaitable(result) else result
+
+
+def _traced(prompt: pdb.Pdb, call: Callable[[], Any]) -> Any:
     prompt.reset()
     prompt.botframe = sys._getframe()
     sys.settrace(prompt.trace_dispatch)
     try:
-        result = fn(*args, **extra)
-        return await result if inspect.isawaitable(result) else result
+        return call()
+    finally:
+        sys.settrace(None)
+
+
+async def _awaited(prompt: pdb.Pdb, result: Awaitable[Any]) -> Any:
+    sys.settrace(prompt.trace_dispatch)
+    try:
+        return await result
     finally:
         sys.settrace(None)
 
