@@ -496,38 +496,6 @@ def test_a_log_in_memory_has_no_other_connection() -> None:
     asyncio.run(main())
 
 
-class _Fairy:
-    """As SQLAlchemy's connections are: around the driver's own."""
-
-    def __init__(self, driver: Any) -> None:
-        self.driver_connection = driver
-
-
-class _Connection:
-    def __init__(self, driver: Any) -> None:
-        self.connection = _Fairy(driver)
-
-
-class _AsyncConnection:
-    def __init__(self, driver: Any) -> None:
-        self.sync_connection = _Connection(driver)
-
-
-for made_up in (_Fairy, _Connection, _AsyncConnection):
-    made_up.__module__ = "sqlalchemy.engine.base"
-
-
-@pytest.mark.parametrize("around", [_Fairy, _Connection, _AsyncConnection])
-def test_what_sqlalchemy_hands_out_is_unwrapped(kind: str, url: str, around: Any) -> None:
-    async def main() -> None:
-        async with opened(kind, url) as (_, customer):
-            run = await plain.start(1, connection=around(customer.connection))
-            await customer.commit()
-            assert await run.result(timeout=20) == 1
-
-    asyncio.run(main())
-
-
 def test_postgresql_says_what_is_wrong_and_leaves_the_transaction_well(
     postgres_url: str, request: pytest.FixtureRequest
 ) -> None:

@@ -40,7 +40,7 @@ class PostgresCaller:
         if not isinstance(connection, (psycopg.Connection, psycopg.AsyncConnection)):
             raise TypeError(
                 f"connection= is a {described(connection)}; the log is in PostgreSQL, so it must be a connection of "
-                "psycopg 3, sync or async"
+                "psycopg 3, sync or async (with SQLAlchemy: an engine for postgresql+psycopg://)"
             )
         self._url = url
         self._where = where
