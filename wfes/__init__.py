@@ -18,6 +18,7 @@ from wfes.errors import (
     EngineNotOpen,
     ErrorInfo,
     ForbiddenInTransaction,
+    ForkRefused,
     InsideHandler,
     InstanceEnded,
     InstanceExists,
@@ -65,12 +66,14 @@ from wfes.subscription.projection import Projection, on, query
 from wfes.subscription.reader import Reader
 from wfes.subscription.table import Row
 from wfes.timetravel.diff import Change, Diff, Parting, diff
+from wfes.timetravel.fork_plan import ForkPart, ForkPlan
 from wfes.timetravel.past import InstanceState, StepView
 from wfes.timetravel.waits import WaitView
 from wfes.version import __version__
 from wfes.views import (
     Answer,
     DataRequest,
+    ForkRow,
     InstanceCounts,
     InstanceRow,
     Page,
@@ -98,6 +101,10 @@ __all__ = [
     "ErrorInfo",
     "Event",
     "ForbiddenInTransaction",
+    "ForkPart",
+    "ForkPlan",
+    "ForkRefused",
+    "ForkRow",
     "HandedOver",
     "InsideHandler",
     "Instance",

@@ -26,6 +26,7 @@ from wfes.core.evolve import fold
 from wfes.core.state import ACTIVE, InstanceState, Status
 from wfes.definition import NO_CONNECTION, Workflow, _CreateOptions, _StartOptions
 from wfes.errors import EngineNotOpen, LogUnavailable, NotSupported, WrongWorkflow
+from wfes.forking import Forking
 from wfes.handler import scope as scopes
 from wfes.handler.execution import Execution
 from wfes.handover import Drop, HandedOver, Handover
@@ -59,7 +60,7 @@ T = TypeVar("T")
 URL_DEFAULT = "sqlite:///wfes.db"
 
 
-class Engine(Reading, Looking, Insights, Schedules, Pruning, Workers):
+class Engine(Reading, Looking, Forking, Insights, Schedules, Pruning, Workers):
     """Durable workflows on one log.
 
     Use it as `async with Engine(...)`, or as `with Engine(...)` from code that is not async.

@@ -16,10 +16,12 @@ from typing import Any
 
 from eventsourcing.persistence import Notification
 
+from wfes.copies import copied, uses
 from wfes.core import events as e
 from wfes.core.error_info import ErrorInfo
 from wfes.core.evolve import evolve
 from wfes.core.state import InstanceState
+from wfes.core.voiding import meant
 from wfes.errors import InstanceNotFound
 from wfes.log.application import decode
 from wfes.log.archived import stored_history, whole_history
@@ -146,7 +148,14 @@ class Histories:
         if isinstance(after, datetime):
             after = made_by(found, micros_of(after, "after"))
         viewer = Viewer(self, self._values)
-        return await asyncio.to_thread(viewer.view, found, after)
+        shown = await asyncio.to_thread(viewer.view, found, after)
+        used = uses(found)
+        if used:
+            shown = [
+                dataclasses.replace(each, copied=used[each.version]) if each.version in used else each
+                for each in shown
+            ]
+        return shown
 
     def run_before(self, stream: str, version: int) -> Run:
         """The claim that was in force just before a version of an instance's history."""
@@ -212,11 +221,19 @@ class Viewer:
             at=moment(event.at),
             type=event.topic,
             data=plain_data(event, self._values),
-            actor=getattr(event, "actor", None),
+            actor=_actor(recorded),
             worker=run[0],
             code=run[1],
             cause=getattr(event, "cause", None),
+            copied=copied(recorded),
         )
+
+
+def _actor(recorded: e.Recorded) -> str | None:
+    """Who asked for it, or changed it where it is a changed copy."""
+    if recorded.copied is not None and recorded.copied.changed:
+        return recorded.copied.actor
+    return getattr(recorded.event, "actor", None)
 
 
 def plain_data(event: e.Event, values: Values) -> dict[str, Any]:
@@ -237,6 +254,10 @@ def _plain(event: e.Event, name: str, value: Any, values: Values) -> Any:
         return None if name == "not_before" and not value else moment(int(value))
     if name in _DURATIONS or (name == "catch_up" and isinstance(value, int)):
         return timedelta(microseconds=value)
+    if name == "body" and isinstance(event, e.EventVoided):
+        return plain_data(meant(event), values)
+    if name == "dues":
+        return {path: moment(due) for path, due in value.items()}
     if name == "former":
         return {field: _plain(event, field, part, values) for field, part in value.items()}
     if isinstance(event, e.CallRecorded):

@@ -6,10 +6,11 @@ goes to its engine.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
+from wfes.core.codec import ABSENT
 from wfes.core.durations import Duration
 from wfes.core.state import InstanceState as Folded
 from wfes.errors import OutsideHandler
@@ -17,12 +18,13 @@ from wfes.handler import scope as scopes
 from wfes.names import Event
 from wfes.outcomes import output_tree
 from wfes.snapshot import Out_co, Snapshot
-from wfes.views import RecordedEvent
+from wfes.views import ForkRow, RecordedEvent
 
 if TYPE_CHECKING:
     from wfes.engine import Engine
     from wfes.runtime.commands import Command
     from wfes.timetravel.diff import Diff
+    from wfes.timetravel.fork_plan import ForkPlan
     from wfes.timetravel.past import InstanceState
     from wfes.timetravel.replay import ReplayReport
 
@@ -149,6 +151,31 @@ class Instance(Snapshot[Out_co]):
         async for event in self._engine.follow(self.id, after):
             yield event
 
+    async def fork_plan(
+        self,
+        at: int | datetime,
+        *,
+        input: Any = ABSENT,
+        results: Mapping[str, Any] | None = None,
+        events: Mapping[int, Mapping[str, Any] | None] | None = None,
+        by_path: bool = False,
+    ) -> ForkPlan:
+        """What `fork` with these arguments would make: what is kept, what is changed, what runs again. Makes nothing.
+
+        Raises:
+            ForkRefused: It cannot be forked so; the message says why.
+            InvalidInput: The input does not fit the workflow's input type.
+        """
+        from wfes.timetravel.fork import Wanted
+
+        await self._appeared()
+        wanted = Wanted(at=at, input=input, results=results, events=events, by_path=by_path)
+        return await self._engine.fork_plan(self.id, wanted)
+
+    async def forks(self) -> list[ForkRow]:
+        """Its forks, the oldest first; at most 1,000. `forked_from` is the other way round."""
+        return await self._engine.forks(self.id)
+
     async def _appeared(self) -> None:
         if not self._state.version:
             await self.refresh()  # its start was handed over, and may not have been appended yet
@@ -260,6 +287,47 @@ class Instance(Snapshot[Out_co]):
         """
         command = self._engine.calls.retry(self.id, self.workflow, actor=actor)
         await self._perform("retry", command)
+
+    async def fork(
+        self,
+        at: int | datetime,
+        *,
+        input: Any = ABSENT,
+        results: Mapping[str, Any] | None = None,
+        events: Mapping[int, Mapping[str, Any] | None] | None = None,
+        by_path: bool = False,
+        actor: str | None = None,
+        id: str | None = None,
+    ) -> Instance[Out_co]:
+        """A new instance whose history begins with this one's up to a version, changed as asked, and which runs then.
+
+        Nothing that has a result runs again. What comes after the first changed result is void in the fork: its
+        results are given by path to whatever the changed run asks for; what it does not ask for stays unused. Open
+        requests get new ids, sleeps keep their due time, children that have not ended are started anew. Key, parent,
+        conversation, schedule and deadline are not inherited.
+
+        Args:
+            at: The last version that the fork begins with; or an aware moment: the last event made by then.
+            input: Another input.
+            results: Paths of steps and waits to the results that they are to have instead, or to have at all.
+            events: Versions to what is changed there: `{"payload": value}` of an `EventReceived`, `{"data": value}`
+                of a `DataProvided`, `{"result": value}`, `{"output": value}`, `{"input": value}`; None drops the event
+                and makes void what followed from it.
+            by_path: Replay nothing, and give every result by path: for a fork that other code runs.
+            actor: Who forks.
+            id: The fork's id; an existing one is the result if it is a fork of the same instance and version.
+
+        Raises:
+            ForkRefused: It cannot be forked there, or not so; the message says why.
+            InvalidInput: The input does not fit the workflow's input type.
+            InstanceExists: The id is another instance's.
+            NotSupported: Called in a handler; a step's function may.
+        """
+        from wfes.timetravel.fork import Wanted
+
+        await self._appeared()
+        wanted = Wanted(at=at, input=input, results=results, events=events, by_path=by_path, actor=actor)
+        return Instance(self._engine, await self._engine.fork(self.id, wanted, id))
 
     def complete(self, output: Any = None) -> NoReturn:
         """Ends this instance as completed, from inside its own handler; the rest of the handler does not run.

@@ -112,7 +112,7 @@ class Snapshot(Generic[Out_co]):
 
     @property
     def created_at(self) -> datetime:
-        """When it was started."""
+        """When it was started, or forked."""
         return moment(self._state.created_at)
 
     @property
@@ -134,6 +134,16 @@ class Snapshot(Generic[Out_co]):
     def conversation(self) -> str | None:
         """The conversation it belongs to, or None."""
         return self._state.conversation
+
+    @property
+    def forked_from(self) -> str | None:
+        """The id of the instance whose history its own begins with, where it is a fork; else None."""
+        return self._state.forked_from
+
+    @property
+    def forked_at(self) -> int:
+        """Up to which version of that; 0 where it is no fork."""
+        return self._state.forked_at
 
     @property
     def version(self) -> int:

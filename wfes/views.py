@@ -139,6 +139,23 @@ class DataRequest:
     conversation: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForkRow:
+    """A fork of an instance, as `Instance.forks` lists it.
+
+    Attributes:
+        id: The fork.
+        at: The version of the origin that it was forked at.
+        created_at: When.
+        actor: Who forked it.
+    """
+
+    id: str
+    at: int
+    created_at: datetime
+    actor: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class ProgressView:
     """A progress checkpoint: its message, percentage and data as the handler gave them, and when."""
@@ -165,6 +182,10 @@ class RecordedEvent:
         worker: Which worker's run it belongs to.
         code: What that worker ran.
         cause: What led to it: another event's place, a published event, a trace.
+        copied: It is a copy that a fork's history begins with, and happened to the fork's origin: `"kept"`,
+            `"changed"`, `"void"` (it says nothing about the fork; its result may be given by path), `"dropped"`,
+            `"reused"` (void, and given by path) or `"unused"` (void, and the fork ended without asking for it). None:
+            it happened here.
     """
 
     position: int
@@ -177,6 +198,7 @@ class RecordedEvent:
     worker: str | None = None
     code: Any = None
     cause: Any = None
+    copied: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

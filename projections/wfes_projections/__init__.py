@@ -6,6 +6,7 @@ from wfes.subscription.projection import Projection
 from wfes.subscription.state import StateProjection
 from wfes_projections.activity import Activity
 from wfes_projections.counts import Counts
+from wfes_projections.forks import Forks
 from wfes_projections.inbox import Inbox
 from wfes_projections.instances import Instances, InstanceTags
 from wfes_projections.listeners import Listeners
@@ -24,6 +25,7 @@ __all__ = [
     "Activity",
     "Archived",
     "Counts",
+    "Forks",
     "Ended",
     "Inbox",
     "InstanceTags",
@@ -71,6 +73,7 @@ def inline() -> list[StateProjection]:
         Slots(),
         SlotCounts(),
         SlotTotals(),
+        Forks(),
     ]
 
 

@@ -1,6 +1,7 @@
 """``wfes_activity``: how many instances started and ended, by workflow, minute and hour.
 
-Counts of events, each in the minute and the hour of its ``at``: an instance that is retried ends, and counts, again.
+Counts of events, each in the minute and the hour of its ``at``: an instance that is retried ends, and counts, again. A
+fork counts as started when it was forked, unless it was over then; what its history begins with counts at its origin.
 One table a resolution, so that a year by the hour is read in hours.
 """
 
@@ -27,6 +28,7 @@ _COLUMN = {
     "WorkflowAborted": "aborted",
     "WorkflowCancelled": "cancelled",
     "WorkflowTimedOut": "timed_out",
+    "HistoryForked": "started",
 }
 
 
@@ -77,9 +79,12 @@ class Activity(Projection):
         "WorkflowAborted",
         "WorkflowCancelled",
         "WorkflowTimedOut",
+        "HistoryForked",
     )
     def counted(self, event: ProjectionEvent, rows: Rows) -> None:
         """A start or an end."""
+        if event.copied or getattr(event.event, "over", False):
+            return
         column = _COLUMN[event.event.topic]
         workflow, at = event.workflow or "", event.event.at
         for kind, length in RESOLUTIONS.values():

@@ -68,6 +68,12 @@ class Inbox(Projection):
         taken: Any = event.event
         rows.delete(InboxRow, event.instance, taken.received)
 
+    @on("HistoryForked")
+    def forked(self, event: ProjectionEvent, rows: Rows) -> None:
+        """What was consumed for a result that is given by path is consumed."""
+        for version in event.event.taken:  # type: ignore[attr-defined]
+            rows.delete(InboxRow, event.instance, version)
+
     @on("WorkflowCompleted", "WorkflowAborted", "WorkflowCancelled")
     def ended(self, event: ProjectionEvent, rows: Rows) -> None:
         """Nobody will listen any more."""

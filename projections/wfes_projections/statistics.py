@@ -7,7 +7,7 @@ all places of one name: ``#k`` of a loop is left out, and an item of a map or ba
 Durations are whole microseconds, their sums are exact, and their distribution is a sketch of counts (`durations`): rows
 do not depend on how the events were cut into batches. An attempt lasts from its ``StepStarted`` to its end, inner waits
 included; one that a crash cut off counts as ``cut_offs``, and its time not at all. What an instance's end leaves
-unfinished is cancelled.
+unfinished is cancelled. A fork counts from its forking on: what its history begins with happened to its origin.
 """
 
 from __future__ import annotations
@@ -111,14 +111,28 @@ class Statistics(Projection):
     def started(self, event: ProjectionEvent, rows: Rows) -> None:
         """An instance begins, as soon as it may run."""
         start: Any = event.event
+        if event.copied:
+            return
         rows.put(RunningRow(event.instance, start.workflow, max(start.at, start.not_before)))
         row = _workflow(rows, start.workflow)
         row.started += 1
         rows.put(row)
 
+    @on("HistoryForked")
+    def forked(self, event: ProjectionEvent, rows: Rows) -> None:
+        """A fork begins, unless it is over already."""
+        if event.copied or event.event.over:  # type: ignore[attr-defined]
+            return
+        row = _workflow(rows, event.workflow or "")
+        row.started += 1
+        rows.put(row)
+        rows.put(RunningRow(event.instance, row.workflow, event.event.at, again=True))
+
     @on("WorkflowRetried")
     def retried(self, event: ProjectionEvent, rows: Rows) -> None:
         """It goes on: its clock starts afresh."""
+        if event.copied:
+            return
         row = _workflow(rows, event.workflow or "")
         row.retried += 1
         rows.put(row)
@@ -200,6 +214,8 @@ class Statistics(Projection):
     @on("StepCancelled")
     def withdrawn(self, event: ProjectionEvent, rows: Rows) -> None:
         """The handler withdrew it, while it ran or backed off."""
+        if event.copied:
+            return
         done: Any = event.event
         left = rows.get(OpenRow, event.instance, done.path)
         if left is not None:

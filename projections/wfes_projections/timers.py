@@ -82,6 +82,14 @@ class Timers(Projection):
             if row.kind in ("timer", "start"):
                 rows.delete(DueRow, row.instance, row.path)
 
+    @on("HistoryForked")
+    def forked(self, event: ProjectionEvent, rows: Rows) -> None:
+        """What has its outcome already is not waited for; a bound that a retry of the origin set is not the fork's."""
+        fork: Any = event.event
+        rows.delete(DueRow, event.instance, DEADLINE)
+        for path in fork.results:
+            rows.delete(DueRow, event.instance, path)
+
     @on("DeadlineChanged")
     def bounded(self, event: ProjectionEvent, rows: Rows) -> None:
         """The bound is another one."""

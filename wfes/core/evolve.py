@@ -218,6 +218,7 @@ def _voided(state: InstanceState, event: e.EventVoided, version: int) -> None:
 
 def _forked(state: InstanceState, event: e.HistoryForked, version: int) -> None:
     state.created_at = state.asked_at = state.status_since = event.at
+    state.forked_by = (event.actor,)
     state.worker = None
     state.afresh = True
     state.deadline = None

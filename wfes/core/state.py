@@ -187,6 +187,8 @@ class InstanceState:
     forked_from: str | None = None
     """The instance whose history this one's begins with, and up to which version."""
     forked_at: int = 0
+    forked_by: tuple[str | None, ...] = ()
+    """Who forked it; empty while its history is still that of the origin."""
     created_at: int = 0
     """When it was started, or forked."""
     asked_at: int = 0

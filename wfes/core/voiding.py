@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from wfes.core import events as e
 from wfes.errors import UnknownEvent
 
@@ -24,7 +26,10 @@ def meant(event: e.Event) -> e.Event:
     cls = e.CATALOGUE.get(event.event)
     if cls is None:
         raise UnknownEvent(event.event)
-    fields = {name: tuple(value) if name in _TUPLES else value for name, value in event.body.items()}
+    body: dict[str, Any] = event.body
+    fields: dict[str, Any] = {
+        name: tuple(value) if name in _TUPLES else value for name, value in body.items()
+    }
     return cls(**fields)
 
 

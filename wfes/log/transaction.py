@@ -22,6 +22,11 @@ from wfes.log.port import Row, StoredRow, Tx, WriteTransaction
 from wfes.log.rows import OWNERSHIP, QUIET, InlineRows, Rows
 from wfes.log.weight import LARGE
 
+FORESEEN_MIN = 2
+"""From how many unknown instances on it pays to look for all of them together."""
+FORESEEN_EVENTS_MAX = 1_000
+"""How many events are read for that at most: nearly always there is none."""
+
 Reaction = Callable[[Tx, str, Event, InstanceState], None]
 """Called right after an event of its type was appended, in the same transaction."""
 
@@ -123,10 +128,10 @@ class Transaction:
             self._defined.append(event)  # type: ignore[arg-type]
         if cls in self._handled:
             self._happened.append(Recorded(stream, version, event, position, copied))
-        if not cls.owner or cls.terminal:
-            self.notable.append(Recorded(stream, version, event, position, copied))
         if copied is not None:
-            return  # what it led to, it led to in the origin
+            return  # what it led to, and whom it concerned, it did in the origin
+        if not cls.owner or cls.terminal:
+            self.notable.append(Recorded(stream, version, event, position))
         reaction = self._reactions.get(cls)
         if reaction is not None and state is not None:
             reaction(self, stream, event, state)
@@ -202,6 +207,15 @@ class Transaction:
         if self._event_rows is not None:
             self.appended += self._event_rows.begin(self, seen, news)
 
+    def foresee(self, streams: Sequence[str]) -> None:
+        """Looks with one read which of these instances do not exist: members are about to ask for each of them."""
+        unknown = [stream for stream in streams if stream not in self._cache]
+        if len(unknown) < FORESEEN_MIN:
+            return
+        found = self._write.histories(unknown, FORESEEN_EVENTS_MAX)
+        if sum(map(len, found.values())) < FORESEEN_EVENTS_MAX:
+            self._cache.take_absent(stream for stream in unknown if stream not in found)
+
     def flush_events(self) -> None:
         """Makes the buffered events rows of the log."""
         if self._rows:
@@ -211,6 +225,17 @@ class Transaction:
 
     def flush(self) -> None:
         """Makes everything buffered rows, the projections' included."""
+        if self._dirty and not self._defined:
+            with self._write.together():
+                self._flush_rows()
+        else:
+            self._flush_rows()
+        if self._happened:
+            happened, self._happened = self._happened, []
+            assert self._event_rows is not None
+            self._event_rows.run(self, happened)
+
+    def _flush_rows(self) -> None:
         self.flush_events()
         self._unshown.clear()
         self._asked.clear()
@@ -230,14 +255,17 @@ class Transaction:
                 entry.dirty = CLEAN
                 changes.append((before or self._inline.nothing, entry.rows))
             self._inline.write(self._write, changes)
-        if self._happened:
-            happened, self._happened = self._happened, []
-            assert self._event_rows is not None
-            self._event_rows.run(self, happened)
 
     def finish(self) -> None:
         """As ``flush``, and notes how far event projections are: the last thing before a commit, and before a member
         looks at that."""
+        if self._happened or self._defined or not self._dirty:
+            self._finish()
+            return
+        with self._write.together():
+            self._finish()
+
+    def _finish(self) -> None:
         self.flush()
         if self._event_rows is not None and self.appended:
             self._event_rows.finish(self)

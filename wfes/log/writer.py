@@ -101,6 +101,7 @@ class Writer:
         deliver: called on the event loop's thread with the notable events of each commit, whoever made it.
         relay: called in the writer's thread when others may have committed: gives a member where callers have left
             commands in the outbox, to be run at once.
+        refusal: why nothing can be written: every member gets it at once. None: it can.
         queue_max: from how many unresolved members on ``room`` waits.
         batch_max: the most members in one transaction.
         command_timeout: seconds after which commands are given back while the log is in trouble.
@@ -124,6 +125,7 @@ class Writer:
         clock: Callable[[], int],
         deliver: Callable[[Batch], None],
         relay: Callable[[], Member | None] | None = None,
+        refusal: LogUnavailable | None = None,
         queue_max: int = 10_000,
         batch_max: int = 2_000,
         command_timeout: float = 10.0,
@@ -142,6 +144,7 @@ class Writer:
         self._deliver = deliver
         self._relay = relay
         self._relay_at = 0.0
+        self._refusal = refusal
         self._queue_max = queue_max
         self._batch_max = batch_max
         self._command_timeout = command_timeout
@@ -198,6 +201,10 @@ class Writer:
         ``LogUnavailable`` if it could not be recorded within ``command_timeout``; any other waits for ever. After
         `stop` every member is.
         """
+        if self._refusal is not None:
+            assert self._outbox is not None
+            self._outbox.put(None, [(member, None, self._refusal)])
+            return
         self._queue.put(member)
         if self._ended:
             self._turn_away()
@@ -389,6 +396,7 @@ class Writer:
     @staticmethod
     def _run_members(group: list[_Taken], transaction: Transaction) -> list[_Result]:
         results: list[_Result] = []
+        transaction.foresee([stream for taken in group for stream in getattr(taken.member, "streams", ())])
         for taken in group:
             member = taken.member
             before = transaction.appended
@@ -579,7 +587,7 @@ class Writer:
                 entry.version = version
                 entry.digest = digest(notification)
                 entry.rows = None
-        return recorded if notable else None
+        return recorded if notable and recorded.copied is None else None
 
 
 def _own_begin(taken: _Taken) -> Callable[[Log], WriteTransaction] | None:

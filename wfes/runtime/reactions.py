@@ -42,9 +42,14 @@ def _wake_waiters(tx: Tx, stream: str, event: e.Event, state: InstanceState) -> 
 
 
 def _look_at_target(tx: Tx, stream: str, event: e.ChildStarted | e.WaitStarted, state: InstanceState) -> None:
-    target = tx.state(event.instance)
-    if target is not None and target.ended is not None:
-        _tell(tx, stream, event.path, target, event.at)
+    look_at_target(tx, stream, event.path, event.instance, event.at)
+
+
+def look_at_target(tx: Tx, waiter: str, path: str, target: str | None, at: int | None = None) -> None:
+    """Tells an open wait that its target has ended, if it has."""
+    found = None if target is None else tx.state(target)
+    if found is not None and found.ended is not None:
+        _tell(tx, waiter, path, found, tx.now if at is None else at)
 
 
 def _tell(tx: Tx, waiter: str, path: str, target: InstanceState, at: int) -> None:

@@ -34,15 +34,18 @@ class ProjectionEvent:
         instance: Whose history it stands in; a name beginning with `$` is one of the engine's own streams.
         version: Its number in that history: 1, 2, …
         event: The event as the engine has it: times in microseconds, user values as stored JSON trees.
+        copied: Whether it is a copy that the history of a fork begins with. It is part of what the fork is, but it
+            happened to its origin: a projection that counts what happens leaves it out.
     """
 
-    __slots__ = ("_around", "_data", "_origin", "event", "instance", "position", "version")
+    __slots__ = ("_around", "_data", "_origin", "copied", "event", "instance", "position", "version")
 
     def __init__(self, recorded: Recorded, around: Surroundings) -> None:
         self.position = recorded.position
         self.instance = recorded.originator_id
         self.version = recorded.originator_version
         self.event = recorded.event
+        self.copied = recorded.copied is not None
         self._around = around
         self._data: dict[str, Any] | None = None
         self._origin: tuple[str | None, str | None] | None = None
