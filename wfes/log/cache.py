@@ -8,7 +8,7 @@ committed, plus what the open transaction appended; if that is undone, its entri
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from wfes.core import chain
 from wfes.core.events import Event, Recorded
@@ -121,6 +121,12 @@ class Cache:
             entry.digest = chain.digest(*rows[-1][1:])
             self._entries[stream] = entry
             self.weight += weight.total
+
+    def take_absent(self, streams: Iterable[str]) -> None:
+        """Makes the entries of streams that were looked for and do not exist."""
+        for stream in streams:
+            if stream not in self._entries:
+                self._entries[stream] = Entry(stream)
 
     def weigh(self, entry: Entry, event: Event, size: int) -> None:
         """Takes into account what the state of an entry holds after this event, stored in `size` bytes."""

@@ -139,6 +139,9 @@ class FaultyWrite:
     def executemany(self, sql: str, params: Sequence[Sequence[object]]) -> None:
         self._write.executemany(sql, params)
 
+    def together(self) -> AbstractContextManager[None]:
+        return self._write.together()
+
     def put_blob(self, sha256: str, content: bytes) -> None:
         self._write.put_blob(sha256, content)
 

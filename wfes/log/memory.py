@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from eventsourcing.persistence import IntegrityError, Notification, StoredEvent
@@ -95,6 +95,9 @@ class MemoryWrite:
             self._connection.executemany(sql, params)
         except sqlite3.IntegrityError as error:
             raise IntegrityError(str(error)) from error
+
+    def together(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def put_blob(self, sha256: str, content: bytes) -> None:
         self._blobs[sha256] = content

@@ -104,6 +104,13 @@ class WriteTransaction(Protocol):
         """Runs one statement for many rows, in this transaction."""
         ...
 
+    def together(self) -> AbstractContextManager[None]:
+        """What is inserted and executed for many rows within the block may be sent all at once; nothing is read there.
+
+        What is wrong with any of it is raised at the end of the block at the latest.
+        """
+        ...
+
     def put_blob(self, sha256: str, content: bytes) -> None:
         """Stores a large value by its content, if it is not there yet."""
         ...
@@ -426,6 +433,8 @@ class Member(Protocol):
 
     A member with a method ``begin(log) -> WriteTransaction`` is run by itself, in the transaction which that gives; it
     is called again if the transaction has to be repeated. Where ``run`` raises, all of that transaction is undone.
+
+    A member with an attribute ``streams`` names instances that it will look at: what a batch names is read together.
 
     A member with a true attribute ``withdrawable`` is a command that somebody waits for: while the log is in trouble it
     is given back after a time, unrecorded, with ``LogUnavailable``. Any other member waits for ever.

@@ -1,7 +1,9 @@
 """The write transaction on PostgreSQL: the port's WriteTransaction on the log's one write connection.
 
-Its begin is one round trip: the transaction, its limits, the write lock and a look at the log. The lock is an advisory
-one, so that it stands in nobody's way but another writer's: neither vacuum nor a backup waits for it, or it for them.
+Nobody else can write while it waits for an answer, so its round trips are few. Its begin is one: the transaction, its
+limits, the write lock and a look at the log; what is written together is another, then comes the commit. The lock is an
+advisory one, so that it stands in nobody's way but another writer's: neither vacuum nor a backup waits for it, or it
+for them.
 """
 
 from __future__ import annotations
@@ -85,6 +87,7 @@ class PostgresWrite:
         self._events = connection.cursor(binary=True)
         self._open = True
         self._wrote = False
+        self._together = False
         with self._errors():
             self._cursor.execute(begin)
             while self._cursor.nextset():
@@ -188,6 +191,19 @@ class PostgresWrite:
                 self._cursor.execute(translated(sql), params[0])
             elif params:
                 self._cursor.executemany(translated(sql), params)
+
+    @contextmanager
+    def together(self) -> Generator[None]:
+        if self._together or not psycopg.Pipeline.is_supported():
+            yield
+            return
+        self._together = True
+        try:
+            # An error in the middle leaves the statements behind it out; it is raised here, and all is rolled back.
+            with self._errors(), self._connection.pipeline():
+                yield
+        finally:
+            self._together = False
 
     def put_blob(self, sha256: str, content: bytes) -> None:
         self._wrote = True

@@ -14,7 +14,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -158,6 +158,9 @@ class SQLiteWrite:
     def executemany(self, sql: str, params: Sequence[Sequence[object]]) -> None:
         with self._errors():
             self._connection.executemany(sql, params)
+
+    def together(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def put_blob(self, sha256: str, content: bytes) -> None:
         with self._errors():

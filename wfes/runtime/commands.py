@@ -73,6 +73,11 @@ class Submission:
         self.command = command
         self.future = future
 
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Instances that the command will look at, and are hardly in memory."""
+        return (self.command.id,) if isinstance(self.command, Start) else ()
+
     def run(self, tx: Tx) -> Json:
         return self.command.run(tx)
 
