@@ -19,7 +19,7 @@ from wfes.core import events as e
 from wfes.core.codec import Json
 from wfes.core.state import InstanceState
 from wfes.definition import Workflow
-from wfes.errors import DuplicateWorkflow, EngineNotOpen
+from wfes.errors import DuplicateWorkflow, EngineNotOpen, LogUnavailable
 from wfes.handler.loop import PrivateLoop
 from wfes.history import Histories, plain_data
 from wfes.log.port import Log
@@ -42,7 +42,7 @@ from wfes.runtime.worker import Worker
 from wfes.subscription.complete import complete
 from wfes.subscription.inline import GetBlob, InlineProjections, Show
 from wfes.subscription.projection import Projection
-from wfes.subscription.rebuild import bring_up
+from wfes.subscription.rebuild import bring_up, check_up
 from wfes.surroundings import EventSurroundings
 from wfes.timetravel.past import Pasts
 from wfes.validation import shown
@@ -74,6 +74,7 @@ class Parts:
         histories: Reads instances.
         pasts: Looks into their past.
         models: The projections.
+        unwritable: Why the log is open for reading alone; None: it is not.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Parts:
         self.pasts = Pasts(self.histories)
         self.models = Models(log, values, projections)
         self._inline = _inline(log, projections.values())
+        self.unwritable: LogUnavailable | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
         self.clock: Clock | None = None
         self._server_time: ServerTime | None = None
@@ -141,7 +143,7 @@ class Parts:
                 workflow.check()
             self.clock = make_clock(loop)
             self._server_time = server_time(self._log, self.clock)
-            await asyncio.to_thread(self._open_log, self.clock.now)
+            await asyncio.to_thread(self._open_log, self.clock.now, max_running is None)
             if self._server_time is not None:
                 self._keeping_time = asyncio.create_task(self._server_time.keep())
             self._ends = Ends(loop)
@@ -151,7 +153,7 @@ class Parts:
             self._archivist = Archivist(self._log, self._writer.submit, self.clock.now)
             self.phase = "open"
             self.models.start(loop, self._writer.submit, self.clock.now, self._inline)
-            if self._workflows:
+            if self._workflows and self.unwritable is None:
                 now = self.clock.now()
                 await self.submitted(
                     Define([_definition(workflow, now) for workflow in self._workflows.values()])
@@ -165,7 +167,23 @@ class Parts:
             await self.close(0.0)
             raise
 
-    def _open_log(self, now: Callable[[], int]) -> None:
+    def _open_log(self, now: Callable[[], int], may_only_read: bool) -> None:
+        try:
+            self._make_log(now)
+        except LogUnavailable as error:
+            if not error.read_only or not may_only_read or self.models.given:
+                raise
+            self._log.close()
+            if not self._log.open_to_read():
+                raise
+            if self._server_time is not None:
+                self._server_time.look()
+            check_up(self._log, [*state_projections(), *own_inline()])
+            self.unwritable = LogUnavailable(
+                self._log.url, f"it was opened for reading alone: {error.reason}", read_only=True
+            )
+
+    def _make_log(self, now: Callable[[], int]) -> None:
         self._log.open(leases.CREATE)
         if self._server_time is not None:
             self._server_time.look()
@@ -173,6 +191,10 @@ class Parts:
         complete(self._log, own_inline(), EventSurroundings(self._log, self._values), now())
 
     def _started_writer(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> Writer:
+        if self.unwritable is not None:
+            writer = Writer(self._log, clock=clock.now, deliver=self._deliver, refusal=self.unwritable)
+            writer.start(loop)
+            return writer
         writer = Writer(
             self._log,
             projections=state_projections(),

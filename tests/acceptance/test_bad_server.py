@@ -213,7 +213,7 @@ def test_it_says_what_is_wrong_and_changes_nothing(there: Path, what: str) -> No
     kind: type[Exception] = LogUnavailable if "event" not in what else Exception
     with pytest.raises(kind) as caught:
         asyncio.run(opened(url))
-    code, said = ask_cli(url)
+    code, said = ask_cli(url, "publish", "e")
     assert (code, said.count("\n")) == (1, 1), said
     for text in (str(caught.value), said):
         assert SECRET not in text
@@ -331,9 +331,10 @@ def test_a_standby_is_refused_and_waited_for_until_it_is_promoted(server: Server
         with pytest.raises(LogUnavailable, match=r"read-only \(a standby\).*primary") as caught:
             asyncio.run(opened(url))
         assert caught.value.retryable
-        code, said = ask_cli(url)
+        code, said = ask_cli(url, "publish", "e")
         assert (code, said.count("\n")) == (1, 1)
         assert "(a standby)" in said
+        assert ask_cli(url, "ls") == (0, "")  # for reading it is good enough
         command = [sys.executable, "-m", "wfes", "--url", url, "worker", "early"]
         worker = stack.enter_context(
             subprocess.Popen(command, cwd=there, stdout=PIPE, stderr=PIPE, text=True)

@@ -73,13 +73,15 @@ class LogUnavailable(WfesError):
         url: The log's URL, a password in it replaced.
         reason: Why not, and what would help.
         retryable: Whether waiting may help: the disk is full, another process holds the lock, …
+        read_only: Whether it can be read, but not be written by this process.
     """
 
-    def __init__(self, url: str, reason: str, *, retryable: bool = False) -> None:
+    def __init__(self, url: str, reason: str, *, retryable: bool = False, read_only: bool = False) -> None:
         super().__init__()
         self.url = without_password(url)
         self.reason = reason
         self.retryable = retryable
+        self.read_only = read_only
 
     def __str__(self) -> str:
         return f"the log {self.url} is unavailable: {self.reason}"

@@ -243,6 +243,9 @@ class FaultyLog:
     def open(self, statements: Sequence[str]) -> None:
         self.inner.open(statements)
 
+    def open_to_read(self) -> bool:
+        return self.inner.open_to_read()
+
     def close(self) -> None:
         self.inner.close()
 

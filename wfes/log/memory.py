@@ -207,6 +207,9 @@ class MemoryLog(POPOApplicationRecorder):
             for sql in statements:
                 self._connection.execute(sql)
 
+    def open_to_read(self) -> bool:
+        return False
+
     def close(self) -> None:
         with self._database_lock:
             connection, self._connection = self._connection, None

@@ -245,8 +245,19 @@ class Log(Protocol):
         """
         ...
 
+    def open_to_read(self) -> bool:
+        """Opens a database that this process may not write: nothing of it is changed, `begin` and `lend` refuse.
+
+        Returns:
+            Whether there is a log; where there is none, nothing is open.
+
+        Raises:
+            LogUnavailable: it cannot be read, or its schema is another release's.
+        """
+        ...
+
     def close(self) -> None:
-        """Closes every connection. Safe to call twice."""
+        """Closes every connection. Safe to call twice; it can be opened again."""
         ...
 
     def begin(self) -> WriteTransaction:

@@ -54,6 +54,7 @@ from wfes.log.statements import schema, statement
 
 _SCHEMA = "schema"
 _SERVER_MIN = 13
+TO_READ = "it was opened for reading alone, for this process may not write to it"
 
 
 class PostgresSnapshot:
@@ -96,6 +97,7 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
         self._writing: Connection | None = None
         self._session: Session | None = None
         self._is_open = False
+        self._reads_only = False
         self._write: PostgresWrite | None = None
         self._known: Counted | None = None
         self._handed: bool | None = None
@@ -117,6 +119,25 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
             self.close()
             raise
 
+    def open_to_read(self) -> bool:
+        self._is_open = self._reads_only = True
+        self._reads = self.datastore = ReadDatastore(self.url, self.place.connect, pooled=self.place.pooled)
+        try:
+            with self._errors():
+                version, known = self._version(self._connection().cursor()), len(schema("postgres"))
+            if 0 < version < known:
+                raise LogUnavailable(
+                    self.url,
+                    f"its schema is version {version}, and this release of wfes reads version {known}: let one who "
+                    "may write to it open it once with this release",
+                )
+        except BaseException:
+            self.close()
+            raise
+        if not version:
+            self.close()
+        return bool(version)
+
     def _connect(self) -> Connection:
         connection = connected(self.url, self.place.connect)
         try:
@@ -131,10 +152,12 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
         """Looks whether this server can hold a log, and writes down how a transaction begins there."""
         found = connection.execute(own("about")).fetchall()[0]
         _, standby, read_only, encoding, durability, version = found
+        if self._reads_only:
+            return
         if standby or read_only == "on":
             why = "a standby" if standby else "default_transaction_read_only is on"
             reason = f"it is read-only ({why}), and the engine needs to write; connect to the primary server"
-            raise LogUnavailable(self.url, reason, retryable=True)
+            raise LogUnavailable(self.url, reason, retryable=True, read_only=True)
         if encoding != "UTF8":
             reason = f"its encoding is {encoding}, and must be UTF8; create it with ENCODING 'UTF8' TEMPLATE template0"
             raise LogUnavailable(self.url, reason)
@@ -155,7 +178,9 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
         # isolation is.
         self._begin = b"; ".join([BEGIN, *limits, own("lock"), own("look")])
         # A function's own transaction has the limits of the log's only from the moment that it takes the lock.
-        path = [] if self.place.schema is None else [f'SET LOCAL search_path = "{self.place.schema}"'.encode()]
+        path = (
+            [] if self.place.schema is None else [f'SET LOCAL search_path = "{self.place.schema}"'.encode()]
+        )
         self._begin_lent = b"; ".join([BEGIN, *path, b"SET LOCAL wfes.lent = 'yes'"])
         self._take_lock = b"; ".join([*limits, own("lock"), own("look")])
 
@@ -237,6 +262,8 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
         return connection
 
     def begin(self) -> PostgresWrite:
+        if self._reads_only:
+            raise LogUnavailable(self.url, TO_READ, read_only=True)
         known = self._look()
         connection = self._connection()
         try:

@@ -17,6 +17,13 @@ _BUSY = "another process has kept it locked for too long"
 _CUT = "the server ended the connection"
 _DAMAGED = "the database is damaged; restore it from a backup"
 
+POOLED = (
+    "what answers is a pooler, which keeps no session that could have a schema or options of its own: leave them out of "
+    "the URL (ALTER ROLE … SET search_path chooses the schema)"
+)
+NO_OPTIONS = "unsupported startup parameter"
+"""How a pooler refuses what is asked for a session."""
+
 _REASONS: dict[str, tuple[str, bool]] = {
     "08": ("the connection to the server broke", True),
     "0A000": ("its tables were changed while it was open", True),
@@ -24,6 +31,7 @@ _REASONS: dict[str, tuple[str, bool]] = {
     "25P03": ("a transaction was left open for too long", True),
     "25P04": ("a transaction took longer than transaction_timeout allows", True),
     "URL": ("an option of its URL is wrong", False),
+    "POOL": (POOLED, False),
     "TLS": ("the connection cannot be encrypted as the URL asks for; see its sslmode and sslrootcert", False),
     "28000": ("the server does not let this user in; check the user's name and pg_hba.conf", False),
     "28P01": ("the server does not accept this user's password", False),
@@ -53,6 +61,7 @@ _REASONS: dict[str, tuple[str, bool]] = {
 _REFUSED: tuple[tuple[str, str], ...] = (
     ("connection is bad: invalid ", "URL"),
     ("does not support SSL", "TLS"),
+    (NO_OPTIONS, "POOL"),
     ("certificate", "TLS"),
     ("password authentication failed", "28P01"),
     ("no password supplied", "28P01"),
@@ -99,7 +108,8 @@ def unavailable(url: str, error: BaseException) -> LogUnavailable | None:
     reason, retryable = found
     if (right := _RIGHT.search(str(error))) is not None:
         reason += "; " + _GRANTS[right["kind"]].format(right["name"])
-    return LogUnavailable(url, f"{reason} ({_said(error)})", retryable=retryable)
+    read_only = code in ("25006", "42501")
+    return LogUnavailable(url, f"{reason} ({_said(error)})", retryable=retryable, read_only=read_only)
 
 
 def ends_connection(connection: psycopg.Connection[object], error: BaseException) -> bool:

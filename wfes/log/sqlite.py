@@ -53,6 +53,8 @@ CACHE_KIB = 16_384
 CHECKPOINT_PAGES = 4_000
 """From how many pages on the write-ahead log is copied back into the file: 16 MB at SQLite's usual page size."""
 
+TO_READ = "it was opened for reading alone, for this process may not write to it"
+
 _BUSY_PAUSE_MIN_SECONDS = 0.000_2
 _BUSY_PAUSE_MAX_SECONDS = 0.002
 _SCHEMA = "schema"
@@ -253,6 +255,9 @@ class SQLiteLog(SQLiteApplicationRecorder):
         super().__init__(_Datastore(self._name), "wfes_events")
         self._writing: sqlite3.Connection | None = None
         self._data_version = 0
+        self._reads_only = False
+        self._unchanged: tuple[int, int, bool] | None = None
+        """What a file looked like that was opened as one that never changes; None: it was not."""
         self._file: tuple[int, int] | None = None
         """Device and inode of the file that is open."""
         self._topics: set[str] = set()
@@ -272,6 +277,57 @@ class SQLiteLog(SQLiteApplicationRecorder):
             raise
         self._data_version = self._read_data_version()
         self._file = self._file_there()
+
+    def open_to_read(self) -> bool:
+        if not self.path.exists():
+            return False
+        self._reads_only = True
+        name = f"{self._name}?mode=ro"
+        try:
+            try:
+                connection = self._connect_to_read(name)
+            except sqlite3.OperationalError:
+                # Without the files beside it, which nobody here may make, SQLite reads it only as one that never
+                # changes. What stands in a write-ahead log would be missing.
+                if any(Path(f"{self.path}{end}").exists() for end in ("-wal", "-shm")):
+                    raise
+                name += "&immutable=1"
+                self._unchanged = self._looks()
+                connection = self._connect_to_read(name)
+        except sqlite3.Error as error:
+            raise unavailable(self.url, error) or error from error
+        if connection is None:
+            return False
+        self._writing = connection
+        self.datastore = _Datastore(name)
+        self._data_version = self._read_data_version()
+        self._file = self._file_there()
+        return True
+
+    def _connect_to_read(self, name: str) -> sqlite3.Connection | None:
+        """A connection that only reads; None where there is no log."""
+        connection = sqlite3.connect(
+            name, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        try:
+            version, known = self._version(connection), len(schema("sqlite"))
+            if version == known:
+                return connection
+        except BaseException:
+            connection.close()
+            raise
+        connection.close()
+        if version:
+            raise LogUnavailable(
+                self.url,
+                f"its schema is version {version}, and this release of wfes reads version {known}: let one who may "
+                "write to it open it once with this release",
+            )
+        return None
+
+    def _looks(self) -> tuple[int, int, bool]:
+        found = self.path.stat()
+        return found.st_mtime_ns, found.st_size, Path(f"{self.path}-wal").exists()
 
     def _file_there(self) -> tuple[int, int] | None:
         try:
@@ -321,23 +377,30 @@ class SQLiteLog(SQLiteApplicationRecorder):
             self._migrate(connection)
             for sql in statements:
                 connection.execute(sql)
+            # Where nothing is to be made, nothing has shown yet that this process may write.
+            connection.execute(statement("sqlite", "check_writable"))
             connection.execute("COMMIT")
         finally:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
 
-    def _migrate(self, connection: sqlite3.Connection) -> None:
+    def _version(self, connection: sqlite3.Connection) -> int:
+        """The version of the schema that is there, 0 if there is none."""
         version = 0
         if connection.execute(statement("sqlite", "has_meta")).fetchone():
             found = connection.execute(statement("sqlite", "get_meta"), (_SCHEMA,)).fetchone()
             version = int(found[0]) if found else 0
-        migrations = schema("sqlite")
-        if version > len(migrations):
+        if version > (known := len(schema("sqlite"))):
             raise LogUnavailable(
                 self.url,
-                f"its schema is version {version} and this release of wfes knows {len(migrations)}: "
+                f"its schema is version {version} and this release of wfes knows {known}: "
                 "a newer release wrote it; use that one",
             )
+        return version
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        version = self._version(connection)
+        migrations = schema("sqlite")
         for migration in migrations[version:]:
             for sql in migration:
                 connection.execute(sql)
@@ -374,6 +437,8 @@ class SQLiteLog(SQLiteApplicationRecorder):
         connection = self._writing
         if connection is None:
             raise LogUnavailable(self.url, "it is closed")
+        if self._reads_only:
+            raise LogUnavailable(self.url, TO_READ, read_only=True)
         try:
             self._retry_busy(lambda: connection.execute("BEGIN IMMEDIATE"))
         except sqlite3.Error as error:
@@ -392,8 +457,8 @@ class SQLiteLog(SQLiteApplicationRecorder):
             raise LogUnavailable(self.url, reason, retryable=True)
 
     def lend(self) -> SQLiteLent:
-        if self._writing is None:
-            raise LogUnavailable(self.url, "it is closed")
+        if self._writing is None or self._reads_only:
+            raise LogUnavailable(self.url, TO_READ if self._reads_only else "it is closed")
         try:
             connection = self._connect_as(LentConnection)
             try:
@@ -424,6 +489,10 @@ class SQLiteLog(SQLiteApplicationRecorder):
         return bool(found)
 
     def changed(self) -> bool:
+        if self._unchanged is not None and self._unchanged != self._looks():
+            raise LogUnavailable(
+                self.url, "it was changed while it was open as one that nobody changes; open the engine again"
+            )
         try:
             found = self._read_data_version()
         except sqlite3.Error as error:

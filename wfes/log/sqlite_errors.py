@@ -40,7 +40,8 @@ def unavailable(url: str, error: BaseException) -> LogUnavailable | None:
     if found is None:
         return None
     reason, retryable = found
-    return LogUnavailable(url, f"{reason} ({error})", retryable=retryable)
+    read_only = code & 0xFF == sqlite3.SQLITE_READONLY
+    return LogUnavailable(url, f"{reason} ({error})", retryable=retryable, read_only=read_only)
 
 
 def check_path(url: str, path: Path) -> None:
@@ -60,9 +61,11 @@ def check_path(url: str, path: Path) -> None:
         if not os.access(path, os.R_OK):
             raise LogUnavailable(url, f"the process may not read {str(path)!r}; check its permissions")
         if not os.access(path, os.W_OK):
-            raise LogUnavailable(url, f"the file {str(path)!r} is read-only; the engine needs to write to it")
+            reason = f"the file {str(path)!r} is read-only; the engine needs to write to it"
+            raise LogUnavailable(url, reason, read_only=True)
     if not os.access(directory, os.W_OK | os.X_OK):
         raise LogUnavailable(
             url,
             f"the directory {str(directory)!r} is read-only; SQLite needs to make files beside the database",
+            read_only=path.exists(),
         )

@@ -33,6 +33,7 @@ from wfes.subscription.building import Cancelled, Progress
 from wfes.subscription.dependents import InTheWay, check_replaceable, has_any
 from wfes.subscription.feed import Feed
 from wfes.subscription.folding import Beside, Folding
+from wfes.subscription.projection import Projection
 from wfes.subscription.registry import BUILDING, Entry
 from wfes.subscription.state import StateProjection
 from wfes.subscription.stores import Overtaken
@@ -109,6 +110,27 @@ def bring_up(
     if not short:
         StateBuild(log, stale, writing, now).run()
     return [projection.name for projection in stale]
+
+
+def check_up(log: Log, projections: Sequence[StateProjection | Projection]) -> None:
+    """Makes sure that the rows of the engine's own projections are there and are this release's; writes nothing.
+
+    For a log that this process may not write.
+
+    Raises:
+        UnknownEvent: the log holds an event that is not in the catalogue: a newer release wrote it.
+        LogUnavailable: they are not.
+    """
+    for topic in sorted(log.topics() - CATALOGUE.keys()):
+        raise UnknownEvent(topic)
+    versions = {entry.name: entry.version for entry in registry.entries(log.read)}
+    stale = [each.name for each in projections if versions.get(each.name) != each.version]
+    if stale:
+        raise LogUnavailable(
+            log.url,
+            f"its rows of {', '.join(stale)} are another release's: let one who may write to it open it once with this "
+            "release",
+        )
 
 
 def _looked_over(

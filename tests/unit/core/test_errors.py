@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -24,6 +25,7 @@ class Unprintable(Exception):
 
 
 INFO = ErrorInfo.of(Declined("card"))
+NOON = datetime(2030, 1, 31, 12, tzinfo=UTC)
 
 SAMPLES: list[tuple[BaseException, type[BaseException] | None, str]] = [
     (
@@ -32,6 +34,8 @@ SAMPLES: list[tuple[BaseException, type[BaseException] | None, str]] = [
         "'checkout'.*items: missing",
     ),
     (errors.InvalidData(name="approval", detail="not a bool"), ValueError, "request 'approval'.*not a bool"),
+    (errors.UnknownMoment("i", 9, 7, NOON), LookupError, "'i' has no version 9: its versions are 1 to 7"),
+    (errors.UnknownMoment("i", NOON, 7, NOON), LookupError, "'i' was not there at 2030-01-31T12:00:00"),
     (errors.InstanceNotFound(id="i-1"), LookupError, "'i-1'"),
     (errors.InstanceExists(id="i-1", workflow="checkout"), ValueError, "'i-1' is taken.*'checkout'"),
     (

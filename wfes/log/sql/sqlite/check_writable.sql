@@ -1,0 +1,1 @@
+DELETE FROM wfes_meta WHERE false
