@@ -19,7 +19,7 @@ Invariants:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wfes.concurrency import slot_value
@@ -44,16 +44,15 @@ SOUGHT_MAX = 200
 """Most instances that one transaction notes as what they count as now."""
 
 _LIMITS = "SELECT workflow, slots, by_field FROM wfes_limits"
-_HAS_ROOM = """SELECT by_field, (
-        SELECT 1 FROM wfes_slot_counts AS c
-        WHERE c.workflow = l.workflow AND c.by_field = l.by_field AND c.queued > 0 AND c.held < l.slots LIMIT 1
-    ) FROM wfes_limits AS l WHERE l.workflow = ?"""
 _DEFINED = frozenset({e.WorkflowDefined})
-_NEXT_QUEUE = """SELECT workflow, by_field FROM wfes_slot_counts WHERE queued > 0
-    AND (workflow, by_field) > (?, ?) ORDER BY workflow, by_field LIMIT 1"""
-_FIRST_QUEUE = (
-    "SELECT workflow, by_field FROM wfes_slot_counts WHERE queued > 0 ORDER BY workflow, by_field LIMIT 1"
-)
+_QUEUES = """SELECT t.workflow, t.by_field, (
+        SELECT 1 FROM wfes_slot_counts AS c
+        WHERE c.workflow = t.workflow AND c.by_field = t.by_field AND c.queued > 0 LIMIT 1
+    ), CASE WHEN l.by_field = t.by_field THEN (
+        SELECT 1 FROM wfes_slot_counts AS c
+        WHERE c.workflow = t.workflow AND c.by_field = t.by_field AND c.queued > 0 AND c.held < l.slots LIMIT 1
+    ) ELSE 1 END
+    FROM wfes_slot_totals AS t LEFT JOIN wfes_limits AS l ON l.workflow = t.workflow"""
 _ROOM = """SELECT by_value, held FROM wfes_slot_counts
     WHERE workflow = ? AND by_field = ? AND queued > 0 AND held < ? ORDER BY held, by_value LIMIT ?"""
 _HELD = "SELECT held FROM wfes_slot_counts WHERE workflow = ? AND by_field = ? AND by_value = ?"
@@ -123,35 +122,25 @@ class Admission:
 
     def look(self, read: Read) -> tuple[bool, bool]:
         """Whether any instance of these workflows stands in a queue, and whether one of them can be admitted now."""
-        queueing = False
-        for workflow, by in self._queues(read):
-            queueing = True
-            if self._admits(read, workflow, by):
-                return True, True
-        return queueing, False
+        queues = self._queues(read)
+        return bool(queues), any(admits for _, _, admits in queues)
 
-    @staticmethod
-    def _admits(read: Read, workflow: str, by: str) -> bool:
-        """Whether there is anything to do for a queue: room, or a limit that is another one now."""
-        found = read(_HAS_ROOM, (workflow,))
-        return not found or found[0][0] != by or bool(found[0][1])
-
-    def _queues(self, read: Read) -> Iterator[tuple[str, str]]:
-        """Each of these workflows in whose queues somebody stands, with the field they count by."""
-        found = read(_FIRST_QUEUE, ())
-        while found:
-            workflow, by = found[0]
-            if workflow in self._workflows:
-                yield workflow, by
-            found = read(_NEXT_QUEUE, (workflow, by))
+    def _queues(self, read: Read) -> list[tuple[str, str, bool]]:
+        """Each of these workflows in whose queues somebody stands, with the field they count by, and whether there is
+        anything to do about it: room, or a limit that is another one now."""
+        return [
+            (workflow, by, bool(admits))
+            for workflow, by, queued, admits in read(_QUEUES, ())
+            if queued and workflow in self._workflows
+        ]
 
     # -- Admitting ---------------------------------------------------------------------------------------------------
 
     def admit(self, tx: Tx) -> bool:
         """Grants slots as far as there is room, to whoever is first; True if anything was appended."""
         before = tx.position
-        for workflow, by in list(self._queues(tx.query)):
-            if not self._admits(tx.query, workflow, by):
+        for workflow, by, admits in self._queues(tx.query):
+            if not admits:
                 continue
             limit = limit_of(tx, workflow)
             if limit is None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from places import url_of
@@ -15,6 +16,8 @@ from pydantic import BaseModel
 
 from wfes import Concurrency, Engine, Event, Instance, Schedule, Status, Step, Workflow, testing, workflow
 from wfes.concurrency import held_reason, slot_value
+from wfes.runtime.admission import Admission
+from wfes_projections.slots import Limits, SlotCounts, Slots, SlotTotals
 
 Run = Instance[Any]
 
@@ -431,3 +434,36 @@ def test_no_warning_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         Engine("sqlite://", workflows=[two])
     assert not caplog.messages
+
+
+def looked_at(keys: int) -> int:
+    """How many steps SQLite takes to find the queues with room, where so many values of a key have none."""
+    connection = sqlite3.connect(":memory:")
+    steps = 0
+
+    def step() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    def read(sql: str, params: Sequence[object]) -> list[tuple[Any, ...]]:
+        return connection.execute(sql, params).fetchall()
+
+    try:
+        for projection in (Limits, Slots, SlotCounts, SlotTotals):
+            for sql in projection.create:
+                connection.execute(sql)
+        connection.executemany(Limits.upsert, [("single", 3, ""), ("keyed", 1, "key")])
+        connection.executemany(SlotTotals.upsert, [("single", "", 9), ("keyed", "key", 2 * keys)])
+        counts = [("keyed", "key", str(key), 1, 1) for key in range(keys)]
+        connection.executemany(SlotCounts.upsert, [("single", "", "", 2, 7), *counts])
+        admission = Admission({"single": cast(Any, None), "keyed": cast(Any, None)}, cast(Any, None))
+        connection.set_progress_handler(step, 1)
+        assert admission._queues(read) == [("keyed", "key", False), ("single", "", True)]
+        return steps
+    finally:
+        connection.close()
+
+
+def test_looking_for_room_costs_the_same_however_many_values_have_none() -> None:
+    assert looked_at(5) == looked_at(5_000)
