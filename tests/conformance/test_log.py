@@ -34,9 +34,16 @@ def _url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
             return url
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return _url(request, tmp_path)
+@pytest.fixture(params=["memory", "sqlite", "postgresql", "pooler"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[str]:
+    if request.param != "pooler":
+        yield _url(request, tmp_path)
+        return
+    from pooler import Pooler
+
+    direct = _url(request, tmp_path)
+    with Pooler(direct) as pooler:
+        yield pooler.url(direct)
 
 
 @pytest.fixture

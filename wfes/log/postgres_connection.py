@@ -20,7 +20,7 @@ from psycopg.rows import TupleRow, tuple_row
 from psycopg_pool import PoolClosed, PoolTimeout
 
 from wfes.errors import LogUnavailable
-from wfes.log.postgres_errors import is_repeatable, unavailable
+from wfes.log.postgres_errors import NO_OPTIONS, POOLED, is_repeatable, unavailable
 
 T = TypeVar("T")
 
@@ -76,7 +76,30 @@ def connected(url: str, connect: dict[str, Any]) -> Connection:
         raise unavailable(url, error) or error from error
     # What `connection.transaction()` begins.
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+    try:
+        if not _is_session(connection) and "options" in connect:
+            raise LogUnavailable(url, POOLED)
+    except psycopg.Error as error:
+        connection.close()
+        raise unavailable(url, error) or error from error
+    except LogUnavailable:
+        connection.close()
+        raise
     return connection
+
+
+def _is_session(connection: Connection) -> bool:
+    """Whether this is a connection to the server itself; else a pooler is between, and nothing is prepared on it.
+
+    A pooler tells its own number of the server's process: it cannot know which one a transaction will have.
+    """
+    if connection.prepare_threshold is None:
+        return True  # said in the URL
+    ((backend,),) = connection.execute(b"SELECT pg_backend_pid()").fetchall()
+    if backend == connection.info.backend_pid:
+        return True
+    connection.prepare_threshold = None
+    return False
 
 
 class _Context:
@@ -85,13 +108,26 @@ class _Context:
 
 
 class _Pool(ConnectionPool[Connection]):
-    """Keeps why it could not connect, for whoever waits in vain."""
+    """Keeps why it could not connect, for whoever waits in vain.
+
+    Attributes:
+        trouble: why; None: it could.
+        bare: how to connect without what a session is asked for, where a pooler lets nobody ask.
+    """
 
     trouble: psycopg.Error | None = None
+    bare: dict[str, Any] | None = None
 
     def _connect(self, timeout: float | None = None) -> Connection:
         try:
-            connection = super()._connect(timeout)
+            try:
+                connection = super()._connect(timeout)
+            except psycopg.OperationalError as error:
+                if self.bare is None or NO_OPTIONS not in str(error):
+                    raise
+                self.kwargs = self.bare
+                connection = super()._connect(timeout)
+            _is_session(connection)
         except psycopg.Error as error:
             self.trouble = error
             raise
@@ -123,13 +159,9 @@ class ReadDatastore(PostgresDatastore):
         super().__init__("", "", "", "", "", originator_id_type="text")
         self._url = url
         self._is_closed = False
+        how = {"autocommit": True, "context": _Context(), "row_factory": tuple_row}
         self.pool: Any = _Pool(
-            kwargs={
-                **(connect if pooled else _as_session(connect, writes=writes)),
-                "autocommit": True,
-                "context": _Context(),
-                "row_factory": tuple_row,
-            },
+            kwargs={**(connect if pooled else _as_session(connect, writes=writes)), **how},
             connection_class=psycopg.Connection[TupleRow],
             min_size=0,
             max_size=POOL_MAX,
@@ -138,6 +170,8 @@ class ReadDatastore(PostgresDatastore):
             reconnect_timeout=_RECONNECT_SECONDS,
             num_workers=1,
         )
+        if "options" not in connect:
+            self.pool.bare = {**connect, **how}
 
     def close(self) -> None:
         self._is_closed = True

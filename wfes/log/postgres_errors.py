@@ -18,8 +18,8 @@ _CUT = "the server ended the connection"
 _DAMAGED = "the database is damaged; restore it from a backup"
 
 POOLED = (
-    "what answers is a pooler, which keeps no session that could have a schema or options of its own: leave them out of "
-    "the URL (ALTER ROLE … SET search_path chooses the schema)"
+    "what answers is a pooler, which keeps no session that could have a schema or options of its own: leave them out "
+    "of the URL (ALTER ROLE … SET search_path chooses the schema)"
 )
 NO_OPTIONS = "unsupported startup parameter"
 """How a pooler refuses what is asked for a session."""
