@@ -116,6 +116,8 @@ class _Link:
     server: asyncio.StreamWriter
     dropping: bool = False
     """What the server says is not passed on."""
+    heard: bool = True
+    """The server has said something since the client did."""
     answered: asyncio.Event | None = None
 
     def cut(self) -> None:
@@ -132,6 +134,7 @@ class Proxy:
         chance: how probable it is that a commit is cut.
         refusing_after_cut: when a commit is cut, new connections are refused from that moment on.
         cuts: how many connections it cut at commits, by kind.
+        turns: how often a client has said something after it heard the server: the round trips, connecting included.
     """
 
     def __init__(self, server: str, seed: int = 0) -> None:
@@ -143,6 +146,7 @@ class Proxy:
         self.chance = 0.0
         self.refusing_after_cut = False
         self.cuts = dict.fromkeys(Cut, 0)
+        self.turns = 0
         self._random = random.Random(seed)
         self._armed: Cut | None = None
         self._to_pass = 0
@@ -244,6 +248,8 @@ class Proxy:
     async def _requests(self, reader: asyncio.StreamReader, link: _Link) -> None:
         talk = Talk()
         while data := await reader.read(_CHUNK):
+            self.turns += link.heard
+            link.heard = False
             for stretch, commits in talk.hear(data):
                 cut = self._due() if commits else None
                 if cut is None:
@@ -288,6 +294,7 @@ class Proxy:
     async def _answers(self, reader: asyncio.StreamReader, link: _Link) -> None:
         try:
             while data := await reader.read(_CHUNK):
+                link.heard = True
                 if link.answered is not None:
                     link.answered.set()
                 if not link.dropping:

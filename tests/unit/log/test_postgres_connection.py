@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -10,8 +11,10 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from eventsourcing.persistence import IntegrityError
 from proxy import Proxy
 
+from wfes import Engine, Step, workflow
 from wfes.errors import LogUnavailable
 from wfes.log import postgres_connection
 from wfes.log.port import StoredRow
@@ -231,3 +234,87 @@ def test_transactions_of_functions_and_of_own_databases_too(isolated_url: str) -
         assert shown == [("read committed",)]
     finally:
         store.close()
+
+
+# -- Round trips ---------------------------------------------------------------------------------------------------
+
+ROWS = "CREATE TABLE IF NOT EXISTS wfes_rows (id TEXT PRIMARY KEY, number INTEGER)"
+PUT = (
+    "INSERT INTO wfes_rows (id, number) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET number = excluded.number"
+)
+
+
+def test_what_is_written_together_is_one_round_trip(postgres_url: str, proxy: Proxy) -> None:
+    """Begin with the lock, the rows, the commit: nobody else can write meanwhile, however far the server is."""
+    log = PostgresLog(proxy.url(postgres_url))
+    try:
+        log.open([ROWS])
+        append(log, row(1))
+        before = proxy.turns
+        write = log.begin()
+        with write.together():
+            write.insert([row(position, "b", position - 1) for position in range(2, 9)])
+            with write.together():
+                write.executemany(PUT, [(name, 1) for name in "abcde"])
+                write.executemany("DELETE FROM wfes_rows WHERE id = ?", [("a",), ("b",)])
+            write.executemany(PUT, [("z", 1)])
+        assert write.head == 8
+        write.commit()
+        assert proxy.turns - before == 3
+        assert log.read("SELECT id FROM wfes_rows ORDER BY id") == [("c",), ("d",), ("e",), ("z",)]
+        assert not log.changed()
+    finally:
+        log.close()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_is_wrong_in_what_is_written_together_is_told(postgres_url: str, *, first: bool) -> None:
+    with opened(postgres_url) as log:
+        append(log, row(1))
+        write = log.begin()
+        with pytest.raises(psycopg.errors.UndefinedTable, match="nowhere"), write.together():  # noqa: PT012
+            if first:
+                write.executemany("INSERT INTO nowhere VALUES (?)", [(1,), (2,)])
+            write.insert([row(2, "b")])
+            if not first:
+                write.executemany("INSERT INTO nowhere VALUES (?)", [(1,), (2,)])
+        assert write.broken
+        write.rollback()
+        write = log.begin()
+        with pytest.raises(IntegrityError), write.together():
+            write.insert([row(2, "a", 1)])
+        write.rollback()
+        assert log.max_notification_id() == 1
+        append(log, row(2, "b"))
+
+
+@workflow
+async def ten(number: int, step: Step) -> int:
+    for index in range(10):
+        number = await step(f"add-{index}", added, number)
+    return number
+
+
+async def added(number: int) -> int:
+    return number + 1
+
+
+def test_commits_take_few_round_trips(
+    postgres_url: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many instances are started, run and ended in them."""
+    monkeypatch.setattr("wfes.log.writer.IDLE_MIN_SECONDS", 60.0)
+    found: dict[str, int] = {}
+
+    async def main() -> None:
+        async with Engine(proxy.url(postgres_url), workflows=[ten]) as engine:
+            writer = engine._parts._writer
+            assert writer is not None
+            for count in (60, 60):
+                turns, commits = proxy.turns, writer.commits
+                runs = await asyncio.gather(*[ten.start(0) for _ in range(count)])
+                assert await asyncio.gather(*[run.result(timeout=20) for run in runs]) == [10] * count
+                found["turns"], found["commits"] = proxy.turns - turns, writer.commits - commits
+
+    asyncio.run(main())
+    assert found["turns"] < 6 * found["commits"], found

@@ -15,6 +15,7 @@ from wfes.core import events as e
 from wfes.core.evolve import fold
 from wfes.core.state import InstanceState
 from wfes.errors import InstanceNotFound, UnknownEvent
+from wfes.log import cache
 from wfes.log.application import decode, digest
 from wfes.log.open import open_log
 from wfes.log.port import Log, Tx
@@ -580,3 +581,57 @@ def test_every_hint_is_served_wherever_it_meets_a_member(run: Run, monkeypatch: 
         await looked(before)
 
     run(test)
+
+
+def test_instances_that_a_batch_names_are_looked_for_together(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that do not exist are known afterwards; the others are read as ever."""
+    loaded: list[str] = []
+    load = cache.load
+
+    def noted(stream: str, *args: Any) -> cache.Entry:
+        loaded.append(stream)
+        return load(stream, *args)
+
+    monkeypatch.setattr(cache, "load", noted)
+
+    async def test(bench: Bench) -> None:
+        await bench.start("there")
+        bench.writer._cache.clear()
+        loaded.clear()
+        names = ["new-1", "new-2", "there", "new-3"]
+        calls = [_Naming(bench, name) for name in names]
+        go = await hold(bench)
+        for call in calls:
+            bench.writer.submit(call)
+        go.set()
+        assert await asyncio.gather(*[call.future for call in calls]) == [True, True, False, True]
+        assert loaded == ["there"]
+        again = _Naming(bench, "new-2")
+        bench.writer.submit(again)
+        assert not await again.future
+
+    run(test)
+
+
+class _Naming:
+    """Starts an instance unless it is there, and names it beforehand."""
+
+    def __init__(self, bench: Bench, name: str) -> None:
+        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.streams = (name,)
+        self._now = bench.writer._clock()
+
+    def run(self, tx: Tx) -> bool:
+        (name,) = self.streams
+        if tx.state(name) is not None:
+            return False
+        tx.append(name, [e.WorkflowStarted(at=self._now, workflow="wf")])
+        return True
+
+    def done(self, result: object) -> None:
+        self.future.set_result(result)
+
+    def failed(self, error: Exception) -> None:
+        self.future.set_exception(error)
