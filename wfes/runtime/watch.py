@@ -27,9 +27,9 @@ from wfes.runtime.claims import Work, orphans
 _log = logging.getLogger("wfes")
 
 TICK_SECONDS = 1.0
-"""From when on a blocked loop is worth a warning, and how often the thread looks where no lock is to be seen."""
+"""From when on a blocked loop is worth a warning, and how often the thread looks where there is nobody else."""
 LOOK_SECONDS = 0.5
-"""How often it looks at other workers' locks."""
+"""How often it looks at other workers' locks and heartbeats; a lease is overstepped by no more."""
 UNSURE_SECONDS = 0.12
 """How soon it looks again where a worker seems to be dead."""
 ORPHANS_LOOKS = 60
@@ -179,7 +179,7 @@ class Watch:
             self._loop.call_soon_threadsafe(self._sighted, sighting)
         if census.unsure:
             return UNSURE_SECONDS
-        return LOOK_SECONDS if census.locks else TICK_SECONDS
+        return LOOK_SECONDS if census.alive or census.dead else TICK_SECONDS
 
 
 class Blockage:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pg_server import Server
 
-from wfes import Engine, Status, Step, workflow
+from wfes import Engine, Instance, Status, Step, workflow
 from wfes.log.open import open_log
 
 CREW = """
@@ -262,6 +263,67 @@ def test_whoever_was_stopped_past_its_lease_records_nothing_and_goes_on_as_anoth
             assert [worker.status for worker in await engine.workers()] in ([], ["dead"])
 
     asyncio.run(main())
+
+
+def test_where_no_lock_is_seen_a_killed_worker_is_given_its_lease_and_no_more(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    """As from another machine, or behind a transaction pooler."""
+    place = Place(tmp_path, f"{postgres_url}?pooler=transaction")
+
+    async def main() -> None:
+        async with place.engine():
+            with place.process(WFES_LEASE="2s") as first:
+                run = await stuck.start(str(place.gate))
+                await until(lambda: len(place.events(run.id, "StepStarted")) == 2)
+                with place.process(WFES_LEASE="2s"):
+                    alive = time.monotonic() + 3
+                    await until(lambda: time.monotonic() > alive)
+                    assert len(place.events(run.id, "RunClaimed")) == 1, "its heartbeat is seen"
+                    first.kill()
+                    killed = time.monotonic()
+                    await until(lambda: len(place.events(run.id, "RunClaimed")) == 2)
+                    took = time.monotonic() - killed
+                    assert 1 <= took <= 5, "about a lease, however busy the machine"
+                    place.gate.touch()
+                    assert await run.result(15) == "through"
+
+    asyncio.run(main())
+
+
+@pytest.mark.timeout(120)
+def test_a_crashed_server_makes_nobody_dead(tmp_path: Path) -> None:
+    """All locks vanish with it: whoever connects first must not take the others for dead."""
+    server = Server()
+    try:
+        server.start()
+        place = Place(tmp_path, server.url)
+
+        async def main() -> None:
+            async with place.engine() as engine:
+                with place.process(), place.process(), place.process():
+                    runs = [await stuck.start(str(place.gate)) for _ in range(6)]
+                    await until(lambda: sum(map(started, runs)) == 12)
+                    before = place.workers()
+                    server.stop(immediate=True)
+                    server.start()
+                    assert await (await quick.start(4)).result(30) == 8, "they work"
+                    # By now each has looked at the others more than once.
+                    looked = time.monotonic() + 1.5
+                    await until(lambda: time.monotonic() > looked)
+                    assert place.workers() == before
+                    assert [len(place.events(run.id, "RunClaimed")) for run in runs] == [1] * 6
+                    place.gate.touch()
+                    assert {await run.result(30) for run in runs} == {"through"}
+                    assert sum(map(started, runs)) == 12, "no step ran twice"
+                    assert len(await engine.workers()) == 3
+
+        def started(run: Instance[str]) -> int:
+            return len(place.events(run.id, "StepStarted"))
+
+        asyncio.run(main())
+    finally:
+        server.remove()
 
 
 def test_a_dead_workers_instances_are_spread_among_the_living(place: Place) -> None:
