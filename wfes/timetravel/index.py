@@ -248,7 +248,8 @@ class _Done(dict[str, StepState]):
         version = self.state.version
         self.began(path, version)
         result = _LARGE if _is_large(step.result) else step.result
-        error = _LARGE if _is_large(step.error) else step.error
+        # The error of one that was cancelled stands in an earlier event than its end.
+        error = _LARGE if step.status == "failed" and _is_large(step.error) else step.error
         about = version, step.status, step.attempts, step.started_at, step.ended_at, result, error
         self._ended[path] += about
         self.noted += 1
