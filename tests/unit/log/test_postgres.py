@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from wfes.log.port import StoredRow
 from wfes.log.postgres import PostgresLog
 from wfes.log.postgres_sql import defined, made_if_missing, translated
 from wfes.log.postgres_url import place
+from wfes.log.writer import Writer
 
 TABLE = "CREATE TABLE IF NOT EXISTS wfes_test (id TEXT PRIMARY KEY, number INTEGER, part REAL, content BLOB)"
 
@@ -431,7 +433,9 @@ def test_a_taken_version_leaves_the_log_as_it_was(postgres_url: str) -> None:
 
 
 def test_limits_are_bounded() -> None:
-    assert postgres_write.IDLE_SECONDS > postgres_write.LOCK_SECONDS
+    """Whoever is stopped while he holds the lock makes nobody's command fail."""
+    command_timeout = inspect.signature(Writer).parameters["command_timeout"].default
+    assert postgres_write.LOCK_SECONDS < postgres_write.IDLE_SECONDS < command_timeout
 
 
 @pytest.fixture
