@@ -53,7 +53,7 @@ AWARE_SECONDS = 8.0
 been stopped, cut off, or without a server until then."""
 PAUSE_SECONDS = (0.1, 1.2)
 """Between two disturbances."""
-CUT_CHANCE = 0.02
+CUT_CHANCE = 0.04
 """How many commits are cut."""
 
 ROLES: tuple[dict[str, Any], ...] = (
@@ -192,7 +192,7 @@ class Chaos:
         self._wake(float("inf"))
         calm = time.monotonic()
         self.report.left = self._left()
-        while not self._over(driving):
+        while not self._is_over(driving):
             self._mark()
             if time.monotonic() > calm + CALM_SECONDS_MAX:
                 self.report.problems.append("not everything ended")
@@ -209,9 +209,10 @@ class Chaos:
             if code := self._family.reap(pid):
                 self.report.problems.append(f"worker {number} ended with {code}")
 
-    def _over(self, driving: int) -> bool:
+    @staticmethod
+    def _is_over(pid: int) -> bool:
         # The state of a child that nobody has reaped yet.
-        state = Path(f"/proc/{driving}/stat").read_text().rpartition(")")[2].split()[0]
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         return state == "Z"
 
     def _fork(self, number: int) -> None:
@@ -251,6 +252,10 @@ class Chaos:
 
     def _replace(self, number: int, expected: int) -> None:
         pid = self._workers[number]
+        # It may have to wait for one that is stopped.
+        while not self._is_over(pid):
+            self._wake(time.monotonic())
+            time.sleep(0.01)
         code = self._family.reap(pid)
         if code != expected:
             self.report.problems.append(f"worker {number} ended with {code}: {self._why(pid)}")
