@@ -178,7 +178,9 @@ def test_drop_removes_what_nobody_follows(shop: Any) -> None:
 
     def tables(file: str) -> set[str]:
         with contextlib.closing(sqlite3.connect(file)) as connection:
-            return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            return {
+                name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            }
 
     for words, says in {
         ("nothing", "--yes"): "no projection 'nothing'",
