@@ -109,14 +109,32 @@ class Attached:
         # can only stop at the next line that is run.
         debugger: Any = import_module("pydevd").get_global_debugger()
         reason = import_module("_pydevd_bundle.pydevd_comm_constants").CMD_SET_BREAK
-        # What is traced while the thread is marked as suspended would stop in this very function.
-        self.run_fast()
         thread = threading.current_thread()
-        debugger.set_suspend(thread, reason)
+        known = import_module("_pydevd_bundle.pydevd_additional_thread_info")
+        info: Any = known.set_additional_thread_info(thread)
+        # Not to stop in this very function. From 3.12 on only a thread that was traced before can be left out.
+        self.run_on()
+        self.run_fast()
         passed: TracebackType | None = None
         for frame, line in reversed(shown.places[: shown.index + 1]):
-            passed = TracebackType(passed, frame, max(frame.f_lasti, 0), line)
-        debugger.do_wait_suspend(thread, shown.frame, "exception", (None, None, passed))
+            passed = TracebackType(passed, frame, _instruction(frame, line), line)
+        info.is_tracing += 1
+        try:
+            debugger.set_suspend(thread, reason)
+            debugger.do_wait_suspend(thread, shown.frame, "exception", (None, None, passed))
+        finally:
+            info.is_tracing -= 1
+
+
+def _instruction(frame: FrameType, line: int) -> int:
+    """The offset of an instruction of this line whose columns are known, at best the one the frame is at; debugpy
+    shows no frame at all where it is given one whose columns are not."""
+    positions = list(frame.f_code.co_positions())
+    current = max(frame.f_lasti, 0) // 2
+    for index in (*range(current, -1, -1), *range(current + 1, len(positions))):
+        if positions[index][0] == line and None not in positions[index]:
+            return int(index) * 2
+    return 0
 
 
 def _debugpy() -> Any:

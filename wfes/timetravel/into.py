@@ -123,7 +123,7 @@ class StepPrompt(pdb.Pdb):
 
     def trace_dispatch(self, frame: FrameType, event: str, arg: Any) -> Any:
         """As bdb's, but for code that is not the user's."""
-        if event == "call" and is_engine(frame):
+        if is_engine(frame):
             return None
         return super().trace_dispatch(frame, event, arg)
 

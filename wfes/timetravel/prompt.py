@@ -156,15 +156,14 @@ class Prompt(pdb.Pdb):
 
     def trace_dispatch(self, frame: FrameType, event: str, arg: Any) -> Any:
         """As bdb's, but for code that is not the handler's."""
-        if event == "call":
-            code = frame.f_code
-            if code in self._passed:
-                return None
-            if is_engine(frame):
-                self._passed.add(code)
-                return None
-            if not runs_handler(frame):
-                return None
+        code = frame.f_code
+        if code in self._passed:
+            return None
+        if is_engine(frame):
+            self._passed.add(code)
+            return None
+        if event == "call" and not runs_handler(frame):
+            return None
         return super().trace_dispatch(frame, event, arg)
 
     def user_call(self, frame: FrameType, argument_list: Any) -> None:

@@ -190,7 +190,7 @@ class Terminal:
             sys.executable,
             ["-m", "wfes", *words],
             cwd=str(folder or shop.folder),
-            env=shop.environment if steps else {**shop.environment, "NO_STEPS": "1"},  # type: ignore[arg-type]
+            env=shop.environment if steps else {**shop.environment, "NO_STEPS": "1"},
             encoding="utf-8",
             timeout=SECONDS_MAX,
             dimensions=(40, 200),
@@ -211,17 +211,18 @@ class Terminal:
         self.child.sendline(line)
         return self.prompt()
 
-    def interrupt(self, pattern: str) -> str:
-        """Presses Ctrl-C until that shows: one that comes in the moment in which a line begins to be read is lost."""
+    def interrupt(self) -> str:
+        """Presses Ctrl-C until it ends: one that comes in the moment in which a line begins to be read is lost."""
         for _ in range(SECONDS_MAX * 2):
             self.child.sendintr()
-            if self.child.expect([pattern, pexpect.TIMEOUT], timeout=0.5) == 0:  # type: ignore[list-item]
+            if self.child.expect([pexpect.EOF, pexpect.TIMEOUT], timeout=0.5) == 0:
                 return str(self.child.before)
-        raise AssertionError(f"Ctrl-C leads to no {pattern!r}")
+        raise AssertionError("Ctrl-C does not end it")
 
     def ended(self) -> tuple[int | None, str]:
         """Waits for its end; its exit code, and what it printed last."""
-        text = self.until(pexpect.EOF)  # type: ignore[arg-type]
+        self.child.expect(pexpect.EOF)
+        text = str(self.child.before)
         self.child.close()
         return self.child.exitstatus, text
 
