@@ -24,8 +24,8 @@ from wfes.log.postgres_sql import Params, defined, made_if_missing, own, transla
 LOCK_SECONDS = 5
 """How long a write waits for another process's before the log counts as unavailable."""
 IDLE_SECONDS = 6
-"""How long a process that was stopped in the middle of a transaction keeps the others waiting: less than a command waits
-for its turn, so that no one of theirs fails for it."""
+"""How long a process that was stopped in the middle of a transaction keeps the others waiting: less than a command
+waits for its turn, so that none of theirs fails for it."""
 LAST = (1 << 63) - 1
 
 Counted = tuple[int, int]
