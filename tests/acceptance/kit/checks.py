@@ -121,9 +121,9 @@ def malformed(history: Sequence[e.Recorded]) -> list[str]:
             completed.add(event.path)
         if isinstance(event, e.WorkflowRetried):
             over = False
-        elif over and not isinstance(event, (e.TargetEnded, e.RunReleased)):
+        elif over and not isinstance(event, (e.TargetEnded, e.RunReleased, e.HistoryForked)):
             problems.append(f"{where}: after its end")
-        if isinstance(event, e.RunReleased) or event.terminal:
+        if isinstance(event, (e.RunReleased, e.HistoryForked)) or event.terminal:
             owned = False
         if isinstance(event, e.RunReleased):
             suspended = set(event.suspended)
