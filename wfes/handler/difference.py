@@ -56,8 +56,8 @@ class Difference:
         expected: what the history has there.
         actual: what the code does instead.
         place: the line of the handler where it does, or where it stands; None where that is unknown.
-        recorded: the codes that ran the history so far: ``{"version", "digest", "python", "wfes"}`` each, the oldest
-            first, without repetitions.
+        recorded: the code that recorded this event, where it is known: its ``version`` (the author's label),
+            ``digest``, ``python`` and ``wfes``.
         code: the code that ran now, by the same names.
         note: what else helps, or None.
     """
@@ -67,7 +67,7 @@ class Difference:
     expected: str
     actual: str
     place: Place | None = None
-    recorded: tuple[dict[str, Any], ...] = ()
+    recorded: dict[str, Any] | None = None
     code: dict[str, Any] | None = None
     note: str | None = None
 
@@ -83,15 +83,13 @@ class Difference:
 
     def _codes(self) -> list[tuple[str, str]]:
         """What differs between the code that recorded and the code that ran now."""
-        now = self.code
-        if now is None or not self.recorded:
+        if self.code is None or self.recorded is None:
             return []
         found: list[tuple[str, str]] = []
         for name, title in (("version", "label:"), ("python", "Python:"), ("digest", "digest:")):
-            then = list(dict.fromkeys(str(code[name])[:12] for code in self.recorded if code.get(name)))
-            today = str(now.get(name, ""))[:12]
-            if then and (then[-1] != today or set(then) - {today}):
-                found.append((title, f"recorded under {', '.join(then)}, run now under {today or 'none'}"))
+            then, today = (str(code.get(name, "none"))[:12] for code in (self.recorded, self.code))
+            if then != today:
+                found.append((title, f"recorded under {then}, run now under {today}"))
         return found
 
 
@@ -108,14 +106,15 @@ def code_of(workflow: Workflow[Any, Any]) -> dict[str, Any]:
     return {name: value for name, value in code.items() if value is not None}
 
 
-def recorded_codes(history: Iterable[e.Recorded]) -> tuple[dict[str, Any], ...]:
-    """The codes of a history's claims, the oldest first, each once."""
-    found: list[dict[str, Any]] = []
+def recorded_by(history: Iterable[e.Recorded], version: int) -> dict[str, Any] | None:
+    """The code that recorded the event of this version, as the claim before it says."""
+    found: dict[str, Any] | None = None
     for recorded in history:
-        code: Any = recorded.event.code if isinstance(recorded.event, e.RunClaimed) else None
-        if code and code not in found:
-            found.append(code)
-    return tuple(found)
+        if recorded.originator_version > version:
+            break
+        if isinstance(recorded.event, e.RunClaimed):
+            found = recorded.event.code
+    return found or None
 
 
 def standing(execution: Execution) -> Place | None:

@@ -19,7 +19,7 @@ from wfes.core.state import Status
 from wfes.handler import forking
 from wfes.handler.attempts import StepAsk
 from wfes.handler.changes import last_of_handler
-from wfes.handler.difference import Difference, Place, code_of, recorded_codes, standing
+from wfes.handler.difference import Difference, Place, code_of, recorded_by, standing
 from wfes.handler.nested import SUCCESSES, Nested
 
 if TYPE_CHECKING:
@@ -460,6 +460,6 @@ class Replay:
             expected=mismatch.expected,
             actual=mismatch.actual,
             place=place or standing(execution),
-            recorded=recorded_codes(self._history),
+            recorded=recorded_by(self._history, version),
             code=code_of(execution.workflow),
         )

@@ -30,7 +30,7 @@ from wfes.core import events as e
 from wfes.handler import ending
 from wfes.handler.asks import Ask, HandlerFuture
 from wfes.handler.changes import Was, last_of_handler
-from wfes.handler.difference import Difference, Place, code_of, recorded_codes, standing
+from wfes.handler.difference import Difference, Place, code_of, recorded_by, standing
 from wfes.handler.execution import Execution
 from wfes.handler.main import make_main
 from wfes.handler.replay import Mismatch, Replay, _Step
@@ -228,7 +228,7 @@ class Rerun:
                 expected=mismatch.expected,
                 actual=mismatch.actual,
                 place=place or standing(execution),
-                recorded=recorded_codes(self._walk),
+                recorded=recorded_by(self._walk, end.originator_version),
                 code=code_of(execution.workflow),
             ),
         )
