@@ -106,9 +106,9 @@ def test_by_time() -> None:
             await env.advance("1h")
             instance = await started()
             await env.settle()
-            before = (await instance.refresh()).version
             (request,) = (await env.engine.requests()).items
             await env.advance("1h")
+            before = (await instance.refresh()).version
             await order.provide(request, True)
             await env.advance("1h")
             await instance.result()
