@@ -160,7 +160,7 @@ async def _run(folder: Path, origins: dict[str, list[e.Recorded]], forks: dict[s
                 for row in others:  # whom a fork started and did not end
                     await (await engine.get(row.id)).cancel()
                 await asyncio.sleep(0.01)
-    for (fork, path, _attempt), _times in (Counter(checks.calls_in(folder / "calls")) - calls).items():
+    for fork, path, _attempt in Counter(checks.calls_in(folder / "calls")) - calls:
         if fork in forks:
             id, at = forks[fork]
             done = {

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from wfes.core import events as e
 from wfes.core.ids import check_name
+from wfes.core.voiding import meant
 from wfes.handler.outbox import Entry
 from wfes.handler.scope import use_of
 
@@ -156,7 +157,11 @@ class Changes:
         execution = self._execution
         if execution.replay is not None:
             if self._places is None:
-                openings = (r.event.path for r in execution.replay.whole if isinstance(r.event, _OPENINGS))
+                openings = (
+                    event.path
+                    for recorded in execution.replay.whole
+                    if isinstance(event := meant(recorded.event), _OPENINGS)
+                )
                 self._places = _Places(openings)
             return self._places
         # The handler's own have all been asked for, but for what a retry or a fork made void.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from wfes.core import events as e
 from wfes.core.voiding import meant
 from wfes.handler.attempts import StepAsk
+from wfes.handler.nested import Nested
 
 if TYPE_CHECKING:
     from wfes.handler.execution import Execution
@@ -52,6 +53,26 @@ def go_on(execution: Execution, fork: e.HistoryForked, at: Callable[[int], e.Eve
         execution.inbox.consume(version)
     _begin_anew(execution)
     execution.ends.since = fork.at
+
+
+def reuse_inside(execution: Execution, reused: e.ResultReused) -> None:
+    """Notes, in a replay, what a path inside an open step was given from the pool."""
+    outcome = execution.inbox.at(reused.version)
+    execution.pool.pop(reused.path, None)
+    execution.nested.record(reused.path, Nested(_KINDS[type(outcome)], outcome))
+
+
+_KINDS: dict[type[e.Event], str] = {
+    e.StepCompleted: "step",
+    e.SleepEnded: "sleep",
+    e.ListenEnded: "listen",
+    e.RequestEnded: "request",
+    e.ChildEnded: "child",
+    e.WaitEnded: "workflow",
+    e.CallRecorded: "call",
+    e.ProgressRecorded: "progress",
+}
+"""What ended by such an event."""
 
 
 def _named(outcome: e.Event) -> int:

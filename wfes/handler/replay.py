@@ -364,6 +364,9 @@ class Replay:
         execution = self._execution
         ask = execution.asks.get(event.path)
         if ask is None:
+            if isinstance(event, e.ResultReused) and self._enclosing(event.path) is not None:
+                forking.reuse_inside(execution, event)
+                return _Step.DONE
             nested = execution.nested.recorded.get(event.path)
             if nested is not None:
                 nested.end = event
