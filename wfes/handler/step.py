@@ -497,7 +497,7 @@ class Step(StepTransaction):
             ValueError: the id is no such name.
 
         Example:
-            ``if step.patched("fraud check"): await step("check", check_fraud, order)``
+            ``message = "checked" if step.patched("fraud check") else "not checked"``
         """
         return self._execution.changes.patched(self._scope(), change_id)
 
