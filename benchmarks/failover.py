@@ -5,6 +5,7 @@ Method, on SQLite and on PostgreSQL alike (a server of its own at default durabi
 *Failover.* Two worker processes; an instance runs a step in one of them that never ends. Its owner is killed with
 SIGKILL, and the time from then until the instance's next event, its RunClaimed by the other worker, stands in the log
 is taken, by one clock. `--kills` times, each with new processes, at a random moment of the other's looking around.
+Where no lock is seen, by polling alone as from another machine, the owner's lease of 2 s has to be waited for.
 
 *Start.* One worker process, idle. Another process without a worker starts `--starts` instances of one step, up to
 200 ms apart at random. From the call of start until the step's StepStarted was made.
@@ -13,8 +14,8 @@ is taken, by one clock. `--kills` times, each with new processes, at a random mo
 
 *Idle.* CPU time of the idle worker process, all threads, over `--seconds`, with another worker registered.
 
-Reached if a failover takes at most 1 s, a start is at work within 250 ms on SQLite and 100 ms on PostgreSQL (p99, by
-polling alone too), and an idle worker uses at most 0.5 % of a core.
+Reached if a failover takes at most 1 s, or 1 s more than the lease, a start is at work within 250 ms on SQLite and
+100 ms on PostgreSQL (p99, by polling alone too), and an idle worker uses at most 0.5 % of a core.
 
     python benchmarks/failover.py [--kills 10] [--starts 200] [--seconds 20] [--postgres URL] [--directory DIR]
 """
@@ -41,6 +42,7 @@ from wfes.log.open import open_log
 from wfes.log.port import Log
 
 FAILOVER_MS_MAX = 1_000.0
+LEASE_MS = 2_000
 START_MS_MAX = {"sqlite": 250.0, "postgresql": 100.0, "postgresql_polling": 100.0}
 CORE_PERCENT_MAX = 0.5
 UNTIL_SECONDS = 30.0
@@ -75,7 +77,10 @@ async def work(url: str) -> None:
 def worker(url: str) -> Generator[subprocess.Popen[str]]:
     """A worker process, at work."""
     line = [sys.executable, __file__, "--child", url]
-    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    environment = {**os.environ, "WFES_LEASE": f"{LEASE_MS / 1e3:g}s"} if "pooler" in url else None
+    with subprocess.Popen(
+        line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
         assert process.stdout is not None
         if process.stdout.readline() != "ready\n":
             raise RuntimeError("a worker did not start")
@@ -200,12 +205,11 @@ def report(arguments: argparse.Namespace) -> Found:
     with urls(arguments) as measured:
         for name, url in measured.items():
             found: Found = {}
-            if name != "postgresql_polling":  # there a lease has to be waited for
-                kills = asyncio.run(failover(url, arguments.kills))
-                found["failover_ms"] = spread_ms(kills)
-                figures[f"{name}_failover"] = at_most(
-                    max(kills), FAILOVER_MS_MAX, "ms until somebody goes on"
-                )
+            kills = asyncio.run(failover(url, arguments.kills))
+            found["failover_ms"] = spread_ms(kills)
+            lease = LEASE_MS if name == "postgresql_polling" else 0
+            limit = FAILOVER_MS_MAX + lease
+            figures[f"{name}_failover"] = at_most(max(kills), limit, "ms until somebody goes on")
             seen = asyncio.run(started_beside_a_worker(url, arguments.starts))
             found["start_to_step_ms"] = spread_ms(seen)
             figures[f"{name}_start"] = at_most(percentile(seen, 99), START_MS_MAX[name], "ms, p99")

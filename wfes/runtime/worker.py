@@ -48,6 +48,8 @@ GRACE_SECONDS = 10.0
 """How long a clean stop waits for running steps."""
 LEAVING_SECONDS = 10.0
 """How long a stop waits for the last events to be written before it leaves the rest to others."""
+NAMED_MAX = 5
+"""How many instances a message names."""
 RENEW_SECONDS = 1.0
 """How long to wait before a registration that failed is tried again."""
 
@@ -188,6 +190,7 @@ class Worker:
         self._membership.drain()
         self._executions.stop()
         if not await self._executions.all_left(grace_seconds):
+            self._tell_cut_off(grace_seconds)
             self._executions.abandon()
             if not await self._executions.all_left(LEAVING_SECONDS):
                 _log.warning(
@@ -197,6 +200,18 @@ class Worker:
                 )
         await self._membership.sign_off()
         self.threads.shutdown(wait=False, cancel_futures=True)
+
+    def _tell_cut_off(self, grace_seconds: float) -> None:
+        ids = list(self._executions.running)
+        if ids:
+            named = ", ".join(ids[:NAMED_MAX]) + (", …" if len(ids) > NAMED_MAX else "")
+            _log.warning(
+                "%s had a step that took longer than the grace of %g s: it is cut off, and runs again where the "
+                "instance goes on, elsewhere or at the next start: %s",
+                "1 instance" if len(ids) == 1 else f"{len(ids)} instances",
+                grace_seconds,
+                named,
+            )
 
     def _lost(self) -> None:
         """Somebody took this worker for dead, and its instances over: it goes on as another one."""

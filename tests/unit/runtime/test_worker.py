@@ -394,7 +394,9 @@ def test_a_dead_workers_row_and_lock_are_removed_with_its_last_instance(tmp_path
     run(main)
 
 
-def test_a_clean_stop_releases_everything_and_signs_off(tmp_path: Path) -> None:
+def test_a_clean_stop_releases_everything_and_signs_off(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def main() -> None:
         url = f"sqlite:///{tmp_path / 'log.db'}"
         async with rig(url) as r:
@@ -411,6 +413,9 @@ def test_a_clean_stop_releases_everything_and_signs_off(tmp_path: Path) -> None:
             assert r.fake("leaves").calls == ["start", "stop"]
             assert r.fake("finishes").calls == ["start", "stop"]
             assert r.fake("hangs").calls == ["start", "stop", "abandon"]
+            (told,) = caplog.messages
+            assert told.startswith("1 instance had a step that took longer than the grace of 0.2 s")
+            assert told.endswith(": hangs")
             assert r.owners() == {"leaves": None, "hangs": None, "late": None}
             assert r.log.read(leases.SELECT) == []
 
