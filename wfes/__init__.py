@@ -55,6 +55,7 @@ from wfes.errors import (
     WorkflowTimedOut,
     WrongWorkflow,
 )
+from wfes.handler.difference import Difference, Place
 from wfes.handler.step import Step
 from wfes.handover import HandedOver
 from wfes.instance import Instance
@@ -68,6 +69,7 @@ from wfes.subscription.table import Row
 from wfes.timetravel.diff import Change, Diff, Parting, diff
 from wfes.timetravel.fork_plan import ForkPart, ForkPlan
 from wfes.timetravel.past import InstanceState, StepView
+from wfes.timetravel.replay import ReplayReport
 from wfes.timetravel.waits import WaitView
 from wfes.version import __version__
 from wfes.views import (
@@ -93,6 +95,7 @@ __all__ = [
     "Concurrency",
     "DataRequest",
     "Diff",
+    "Difference",
     "DuplicateProjection",
     "DuplicateSchedule",
     "DuplicateWorkflow",
@@ -125,6 +128,7 @@ __all__ = [
     "Page",
     "Parting",
     "PayloadTooLarge",
+    "Place",
     "Projection",
     "ProjectionEvent",
     "ProjectionInUse",
@@ -135,6 +139,7 @@ __all__ = [
     "Reader",
     "RecordedEvent",
     "RedactionUnavailable",
+    "ReplayReport",
     "Request",
     "RequestNotPending",
     "Retry",
