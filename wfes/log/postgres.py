@@ -197,9 +197,9 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
             if name is not None and not cursor.execute(own("has_schema"), (name,)).fetchall()[0][0]:
                 cursor.execute(composing.SQL("CREATE SCHEMA {}").format(composing.Identifier(name)))
             if not self._current_schema(cursor):
-                raise LogUnavailable(
-                    self.url, "its search_path names no schema that exists; give one with ?schema="
-                )
+                missing = "its search_path names no schema that exists; give one with ?schema="
+                denied = f"its user may not use the schema {name}; GRANT USAGE ON SCHEMA {name} to it"
+                raise LogUnavailable(self.url, missing if name is None else denied)
             # Nobody may be writing while what he writes to is changed.
             cursor.execute(own("lock"))
             version = self._version(cursor)
@@ -265,14 +265,24 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
         if self._reads_only:
             raise LogUnavailable(self.url, TO_READ, read_only=True)
         known = self._look()
+        try:
+            write = self._begun(known)
+        except LogUnavailable:
+            connection = self._writing
+            if connection is None or not connection.closed:
+                raise
+            # It was cut while nobody used it, and that shows only now. Nothing was begun.
+            write = self._begun(known)
+        self._write, self._handed = write, write.handed_over
+        return write
+
+    def _begun(self, known: Counted | None) -> PostgresWrite:
         connection = self._connection()
         try:
-            self._write = write = PostgresWrite(self.url, connection, self._topics, known, self._begin)
+            return PostgresWrite(self.url, connection, self._topics, known, self._begin)
         except BaseException:
             _clear(connection)
             raise
-        self._handed = write.handed_over
-        return write
 
     def lend(self) -> PostgresLent:
         if not self._is_open:

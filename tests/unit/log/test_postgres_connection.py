@@ -16,7 +16,7 @@ from proxy import Proxy
 
 from wfes import Engine, Step, workflow
 from wfes.errors import LogUnavailable
-from wfes.log import postgres_connection
+from wfes.log import postgres, postgres_connection
 from wfes.log.port import StoredRow
 from wfes.log.postgres import PostgresLog
 from wfes.subscription.postgres_store import PostgresStore
@@ -54,10 +54,11 @@ def proxy(postgres_url: str) -> Generator[Proxy]:
 def unnoticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """That a connection was cut shows at its first statement only."""
 
-    def never(connection: object) -> bool:
-        return False
+    def closed(connection: psycopg.Connection[tuple[object, ...]]) -> bool:
+        return connection.closed
 
-    monkeypatch.setattr(postgres_connection, "is_cut", never)
+    monkeypatch.setattr(postgres_connection, "is_cut", closed)
+    monkeypatch.setattr(postgres, "is_cut", closed)
     monkeypatch.setattr(postgres_connection, "WAIT_SECONDS", 0.5)
 
 
@@ -105,6 +106,22 @@ def test_a_read_whose_connection_was_cut_is_done_on_another(postgres_url: str, p
                 assert read() == before, name
         finally:
             store.close()
+
+
+@pytest.mark.usefixtures("unnoticed")
+def test_a_write_begins_on_another_connection_where_its_own_was_cut(postgres_url: str, proxy: Proxy) -> None:
+    with opened(proxy.url(postgres_url)) as log:
+        append(log, row(1))
+        for position, look in ((2, log.changed), (3, log.handed_over), (4, lambda: None)):
+            proxy.cut_now()
+            look()
+            proxy.cut_now()
+            append(log, row(position, "b", position))
+        proxy.refusing = True
+        proxy.cut_now()
+        for call in (log.begin, log.changed):
+            with pytest.raises(LogUnavailable, match="cannot be reached"):
+                call()
 
 
 @pytest.mark.usefixtures("unnoticed")

@@ -17,6 +17,7 @@ import pytest
 from wfes import Engine, Step, workflow
 from wfes.log.postgres import PostgresLog
 from wfes.log.postgres_session import Session
+from wfes.log.postgres_url import place
 
 
 def until(true: Callable[[], object], seconds: float = 10.0) -> float:
@@ -164,6 +165,40 @@ def test_a_connection_that_died_without_a_word_is_noticed_within_5_seconds(postg
         proxy.stalls.set()
         assert until(lambda: not hints.heard) < 5
         assert not hold.is_held
+
+
+def test_a_worker_that_hears_nothing_any_more_polls(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection that listens dies without a word: starts elsewhere are seen all the same, and it is made anew."""
+
+    async def main(proxy: Proxy) -> None:
+        def session(log: PostgresLog) -> Session:
+            if log._session is None:
+                through = place(proxy.url if log.url.endswith("worker") else postgres_url)
+                log._session = Session(log.url, {**through.connect, "connect_timeout": 2}, "")
+            return log._session
+
+        monkeypatch.setattr(PostgresLog, "_own_session", session)
+        here = Engine(f"{postgres_url}?application_name=worker", workflows=[double])
+        async with here, Engine(postgres_url, workflows=[double], worker=False) as other:
+            writer = here._parts._writer
+            assert writer is not None
+            assert writer._hints is not None
+            heard = writer._hints
+            await asyncio.to_thread(until, lambda: heard.heard)
+            proxy.stalls.set()
+            begun = time.monotonic()
+            while heard.heard:
+                assert time.monotonic() - begun < 5, "it is not noticed"
+                assert await (await other.start(double, 4)).result(timeout=5) == 8
+                await asyncio.sleep(0.1)
+            proxy.stalls.clear()
+            await asyncio.to_thread(until, lambda: heard.heard)
+            assert await (await other.start(double, 5)).result(timeout=5) == 10
+
+    with proxied(postgres_url) as proxy:
+        asyncio.run(main(proxy))
 
 
 def test_behind_a_pooler_nothing_rests_on_a_session(postgres_url: str) -> None:
