@@ -1,7 +1,8 @@
 """What README.md holds, for the tests of it: code blocks with what is to be done with them, and tables.
 
 A comment above a block says how it is tested: `<!-- script -->`, `<!-- run {...} -->`, `<!-- file NAME -->`,
-`<!-- tour -->`, `<!-- app -->`, `<!-- skip: WHY -->`. A `text` block shows what the commands above it print.
+`<!-- tour -->`, `<!-- app -->`, `<!-- session ID -->`, `<!-- launch -->`, `<!-- skip: WHY -->`. A `text` block shows
+what the commands above it print.
 """
 
 from __future__ import annotations

@@ -28,7 +28,8 @@ _VARYING = re.compile(r"\+?\d+(?:\.\d+)? m?s\b|…")
 def test_every_block_says_how_it_is_tested(readme: Readme) -> None:
     known = {
         "python": {"script", "run", "file", "app"},
-        "sh": {"tour", "commands", "skip"},
+        "sh": {"tour", "commands", "session", "skip"},
+        "json": {"launch"},
         "text": {""},
         "mermaid": {""},
     }

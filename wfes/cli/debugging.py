@@ -23,6 +23,7 @@ from wfes.cli.timeline import described
 from wfes.timetravel.attached import Attached
 from wfes.timetravel.bundle import code_here, read_bundle, write_bundle
 from wfes.timetravel.debugger import Debugger
+from wfes.timetravel.glance import Glance
 from wfes.timetravel.into import Left, StepPrompt, step_call
 from wfes.timetravel.moment import Front
 from wfes.timetravel.pages import Pages
@@ -53,6 +54,7 @@ LOOPBACK = "127.0.0.1"
 @click.option("--into", "path", metavar="PATH", help="Run this step's function, for real, after asking.")
 @click.option("--yes", is_flag=True, help="With --into: do not ask.")
 @click.option("--trust", is_flag=True, help="With a bundle: run the source it holds.")
+@json_option
 @click.pass_obj
 def debug(
     place: Place,
@@ -63,20 +65,24 @@ def debug(
     path: str | None,
     yes: bool,
     trust: bool,
+    as_json: bool,
 ) -> None:
     """Stop inside the handler at a moment of the past.
 
     The handler of instance ID, or of the bundle FILE, is run again on its recorded history: no step's function is
     called, nothing is written. It stops at the line that awaits event N; without --at where it failed, else at the
     last event. At the prompt, which is pdb's, `forward`, `back` and `goto N` move along the history; `events`, `state`,
-    `steps` and `diff` show it; `help` lists everything.
+    `steps` and `diff` show it; `help` lists everything. With --json there is no prompt: the handler's frames and their
+    variables at that moment are printed.
     """
     if path is not None and listen is not None:
         raise click.UsageError("--into and --listen do not go together: --into has a prompt of its own")
+    if as_json and not (path is None and listen is None):
+        raise click.UsageError("--json goes with --at alone: it prints the moment and asks nothing")
     if yes and path is None:
         raise click.UsageError("--yes goes with --into")
     address = None if listen is None else _address(listen)
-    if address is None and not yes and not _has_terminal():
+    if address is None and not as_json and not _has_terminal():
         raise click.UsageError(
             "the debugger asks what to do, and this is not a terminal; --listen PORT serves an editor's debugger"
         )
@@ -86,6 +92,11 @@ def debug(
         _run_step(recording, handlers, path, at, yes)
         return
     pages = Pages(recording, described)
+    if as_json:
+        once = Glance()
+        Debugger(recording, handlers.workflow, once, at=at, workflows=handlers.known).run()
+        screen().json(once.seen)
+        return
     front: Front = Prompt(pages, handlers.workflow.module.partition(".")[0])
     if address is not None:
         front = Attached(*address, lambda line: click.echo(line, err=True), pages.heading)

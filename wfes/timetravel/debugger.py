@@ -23,6 +23,7 @@ from wfes.timetravel import frames
 from wfes.timetravel.frames import View, view
 from wfes.timetravel.moment import Front, Goto, Kind, Moment, Move, Run
 from wfes.timetravel.rerun import Differs, Outcome, Outside, Rerun, Stopped
+from wfes.validation import shown
 from wfes.views import moment
 
 if TYPE_CHECKING:
@@ -163,8 +164,8 @@ class Debugger:
     def _stop(self, kind: Kind, version: int, *notes: str) -> bool:
         """Lets somebody look; whether the run goes on."""
         assert self._run is not None
-        shown, ending = self._view(version)
-        moment = Moment(kind, version, self._last, self._events, shown, (*notes, *ending))
+        seen, ending = self._view(version)
+        moment = Moment(kind, version, self._last, self._events, seen, (*notes, *ending))
         return self.goes_on(self._front.look(moment))
 
     def at_line(self) -> Moment:
@@ -206,9 +207,9 @@ class Debugger:
             return view(places, self._package), ["the handler is over"]
         error = main.exception()
         if error is None:
-            return view(places, self._package), [f"the handler has returned {main.result()!r}"]
-        shown = view(frames.raised(error.__traceback__), self._package) or view(places, self._package)
-        return shown, [f"the handler has raised {type(error).__name__}: {error}"]
+            return view(places, self._package), [f"the handler has returned {shown(main.result())}"]
+        passed = view(frames.raised(error.__traceback__), self._package) or view(places, self._package)
+        return passed, [f"the handler has raised {type(error).__name__}: {error}"]
 
 
 class _Run(Rerun):
