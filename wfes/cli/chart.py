@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 
 from wfes.cli.axis import Axis, Span
 from wfes.cli.screen import Part, Screen, status_part
@@ -35,6 +36,8 @@ _OUTCOMES = {
     "suspended": ("░", "wait"),
     "cancelled": ("▒", "dim"),
 }
+_BETWEEN = {"failed": ("·", "wait"), "suspended": ("─", "wait")}
+"""What follows an attempt until the next one."""
 _LEGEND = {
     "▒": "failed or withdrawn attempt",
     "░": "cut off",
@@ -119,7 +122,7 @@ class Chart:
         marks = [mark for mark in self._timeline.marks if mark.at <= self._end or not self._timeline.ended]
         for item in self._chosen(self._timeline.top, TOP_SHOWN_MAX):
             first = item.rows[0] if isinstance(item, Hidden) else item
-            while marks and marks[0].at < first.started:
+            while marks and marks[0].at <= first.started:
                 yield self._mark(marks.pop(0))
             yield from self._item(item, 0)
         yield from map(self._mark, marks)
@@ -211,7 +214,17 @@ class Chart:
                     self._span(inner.started, inner.ended), ("█", "good" if row.status != "failed" else "bad")
                 )
         elif row.tries:
-            draw(whole, ("·", "wait"))
+            for each, after in pairwise([*row.tries, None]):
+                assert each is not None
+                between = _BETWEEN.get(each.outcome)
+                if between is not None and each.ended is not None:
+                    draw(
+                        (
+                            self._seconds(each.ended),
+                            whole[1] if after is None else self._seconds(after.started),
+                        ),
+                        between,
+                    )
             for each in row.tries:
                 draw(self._span(each.started, each.ended), _OUTCOMES[each.outcome])
         else:
