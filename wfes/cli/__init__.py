@@ -11,6 +11,7 @@ from wfes.cli.debugging import debug, export
 from wfes.cli.demo import demo
 from wfes.cli.diffing import diff_command
 from wfes.cli.following import history, tail
+from wfes.cli.forking import fork_command
 from wfes.cli.insights import activity, inbox, stats, timers
 from wfes.cli.outbox import outbox
 from wfes.cli.projections import projections
@@ -31,6 +32,7 @@ for _command in (
     show,
     history,
     diff_command,
+    fork_command,
     tail,
     requests,
     provide,

@@ -36,6 +36,13 @@ def history(place: Place, id: str, after: int, upto: int | None, as_json: bool) 
     print_events(screen(), perform(read()), as_json, after)
 
 
+_COPIES_TOLD = {
+    "changed": "(changed)",
+    "reused": "(its result was given)",
+    "unused": "(its result was not asked for)",
+}
+
+
 def print_events(out: Screen, events: Sequence[RecordedEvent], as_json: bool, after: int = 0) -> None:
     """Prints the events of one history; as a table those above a version, of a history from its first event on."""
     if as_json:
@@ -46,6 +53,8 @@ def print_events(out: Screen, events: Sequence[RecordedEvent], as_json: bool, af
     day = ""
     for event in events:
         told = telling.told(event)
+        if event.copied in _COPIES_TOLD:
+            told = f"{told}  {_COPIES_TOLD[event.copied]}"
         if event.version <= after:
             continue
         moment = clock(event.at)

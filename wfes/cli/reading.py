@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,9 +18,10 @@ from wfes.cli.values import POINT, clipped, clock, error_text, json_text, short
 from wfes.cli.workers import NO_WORKER
 from wfes.core.state import Status
 from wfes.snapshot import Snapshot
-from wfes.views import DataRequest, InstanceCounts, InstanceRow, Page, RecordedEvent
+from wfes.views import DataRequest, ForkRow, InstanceCounts, InstanceRow, Page, RecordedEvent
 
 REASON_CHARS = 120
+FORKS_SHOWN_MAX = 8
 
 
 @click.command()
@@ -203,24 +205,26 @@ def show(place: Place, id: str, asked: int | datetime | None, everything: bool, 
     one.
     """
 
-    async def read() -> tuple[Snapshot[Any], list[RecordedEvent], bool]:
+    async def read() -> tuple[Snapshot[Any], list[RecordedEvent], list[ForkRow], bool]:
         async with opened(place) as engine:
             instance = await find_instance(engine, id)
             if asked is None:
                 history = await instance.history()
-                return instance, history, bool(await engine.without_worker([instance]))
+                without = bool(await engine.without_worker([instance]))
+                return instance, history, await instance.forks(), without
             then = await instance.at(asked)
-            return then, await instance.history(upto=then.version), False
+            return then, await instance.history(upto=then.version), [], False
 
-    instance, events, without = perform(read())
+    instance, events, forks, without = perform(read())
     timeline = Timeline(events)
     out = screen()
     if as_json:
         steps = [row.to_json() for row in timeline.top]
         marks = [dataclasses.asdict(mark) for mark in timeline.marks]
-        out.json({**facts(instance), "no_worker": without, "steps": steps, "marks": marks})
+        listed = [dataclasses.asdict(fork) for fork in forks]
+        out.json({**facts(instance), "forks": listed, "no_worker": without, "steps": steps, "marks": marks})
         return
-    _print_instance(out, place, instance, is_past=asked is not None)
+    _print_instance(out, place, instance, forks, is_past=asked is not None)
     if without:
         out.line((NO_WORKER, "bad"), f": {place.command('workers')} shows who runs what")
     until = asked if isinstance(asked, datetime) else None if asked is not None else datetime.now(UTC)
@@ -241,6 +245,8 @@ def facts(instance: Snapshot[Any]) -> dict[str, Any]:
         "updated_at": instance.updated_at,
         "parent": instance.parent,
         "conversation": instance.conversation,
+        "forked_from": instance.forked_from,
+        "forked_at": instance.forked_at or None,
         "version": instance.version,
         "input": instance.input,
         "output": instance.output,
@@ -252,7 +258,9 @@ def facts(instance: Snapshot[Any]) -> dict[str, Any]:
     }
 
 
-def _print_instance(out: Screen, place: Place, instance: Snapshot[Any], *, is_past: bool) -> None:
+def _print_instance(
+    out: Screen, place: Place, instance: Snapshot[Any], forks: Sequence[ForkRow], *, is_past: bool
+) -> None:
     pairs: list[tuple[str, Part]] = [
         ("instance", (instance.id, "strong")),
         ("workflow", instance.workflow),
@@ -265,6 +273,8 @@ def _print_instance(out: Screen, place: Place, instance: Snapshot[Any], *, is_pa
         ("tags", " ".join(instance.tags or ())),
         ("parent", instance.parent),
         ("conversation", instance.conversation),
+        ("fork of", instance.forked_from and f"{instance.forked_from} at {instance.forked_at}"),
+        *(("forked", f"at {fork.at} as {fork.id}") for fork in forks[:FORKS_SHOWN_MAX]),
     ):
         if value:
             pairs.append((name, str(value)))

@@ -28,6 +28,9 @@ class Telling:
                 before, self._owner = self._owner, str(event.data.get("worker"))
                 if before is not None:
                     return f"{words}, taken over from {before}"
+            case "HistoryForked":
+                self._owner = None
+                self._under_way.clear()
             case "RunReleased":
                 self._owner = None
                 self._under_way.difference_update(event.data.get("suspended") or ())

@@ -167,6 +167,13 @@ _CLOSES = {
     "WaitTimedOut": "timed_out",
     "WaitCancelled": "cancelled",
 }
+_OPENED_BY = {
+    "SleepEnded": "SleepScheduled",
+    "ListenEnded": "ListenStarted",
+    "RequestEnded": "RequestIssued",
+    "ChildEnded": "ChildStarted",
+    "WaitEnded": "WaitStarted",
+}
 ENDS = {
     "WorkflowCompleted": "completed",
     "WorkflowFailed": "failed",
@@ -212,6 +219,10 @@ class Timeline:
         self._running: dict[str, Row] = {}
         self._last: datetime | None = None
         self._owned = False
+        self._is_new = True
+        """Nobody has run it as the instance that it is."""
+        self._void: dict[int, Mapping[str, Any]] = {}
+        """What stands in a fork's history and says nothing there, by version: its results may be given by path."""
         self.began: datetime | None = None
         self.ended: datetime | None = None
         for event in events:
@@ -239,11 +250,21 @@ class Timeline:
             for path in [*self._running]:
                 self._try_ended(path, "cancelled", event.at)
             return None
+        if kind == "HistoryForked":
+            self._owned, self._is_new = False, True
+            for path in [*self._running]:
+                self._try_ended(path, "suspended", event.at)
+            return None
+        if kind == "EventVoided":
+            self._void[event.version] = data
+            return None
         path = data.get("path")
         if not isinstance(path, str):
             return None
         if kind == "StepStarted":
             return self._step_started(path, event)
+        if kind == "ResultReused":
+            return self._reused(path, event)
         if kind in _OPENS:
             return self._opened(path, _OPENS[kind], event)
         if kind in ("ProgressRecorded", "CallRecorded"):
@@ -270,7 +291,8 @@ class Timeline:
 
     def _claimed(self, event: LoggedEvent, before: datetime | None) -> None:
         worker = str(event.data.get("worker") or event.worker or "")
-        former = self.claims[-1][0] if self.claims else worker
+        former = self.claims[-1][0] if self.claims and not self._is_new else worker
+        self._is_new = False
         if self._owned:
             # Whoever had it was gone; when, is not recorded: what it recorded last is the last sign of it.
             for path in [*self._running]:
@@ -306,6 +328,19 @@ class Timeline:
         data = event.data
         row = self._added(Row(path, kind, "waiting", event.at, note=_wait_note(kind, data)))
         row.target = data.get("instance") or data.get("id")
+        return row
+
+    def _reused(self, path: str, event: LoggedEvent) -> Row:
+        """A path was given a result that was there before."""
+        void = self._void.get(int(event.data.get("version") or 0))
+        row = self.rows.get(path)
+        if row is None:
+            kind = _OPENS.get(_OPENED_BY.get(str(void["event"]), ""), "step") if void else "step"
+            row = self._added(Row(path, kind, "waiting", event.at))
+        self._closed(row, "completed", event)
+        row.note = ""
+        if void is not None and void["event"] == "StepCompleted":
+            row.value = void["body"].get("result")
         return row
 
     def _happened(self, path: str, event: LoggedEvent) -> Row:
@@ -453,6 +488,12 @@ def _until(data: Mapping[str, Any], name: str = "until") -> str:
     return clock(moment_of(data.get(name)))
 
 
+def _void_words(data: Mapping[str, Any]) -> str:
+    path = data["body"].get("path")
+    what = f"{data.get('event')}{f' {path}' if path else ''}"
+    return f"{what}, left out" if data.get("dropped") else f"{what}, which says nothing here"
+
+
 def _started_words(data: Mapping[str, Any]) -> str:
     parts = [str(data.get("workflow")), short(data.get("input"))]
     parts.extend(f"{name} {data[name]}" for name in ("key", "parent") if data.get(name))
@@ -494,6 +535,8 @@ _WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "WaitEnded": _path,
     "WaitTimedOut": lambda data: _path(data, "not in time"),
     "WaitCancelled": lambda data: _path(data, "withdrawn"),
+    "EventVoided": lambda data: _void_words(data),
+    "HistoryForked": lambda data: f"from {data.get('origin')} at {data.get('forked_at')}",
     "ResultReused": lambda data: _path(data, f"as in version {data.get('version')}"),
     "ListenStarted": lambda data: _path(data, _wait_note("listen", data)),
     "EventReceived": lambda data: f"{data.get('event')}  {short(data.get('payload'))}",
