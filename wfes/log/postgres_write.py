@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import psycopg
 from eventsourcing.persistence import IntegrityError, Notification
 from psycopg.pq import ExecStatus
+from psycopg.pq.abc import PGresult
 
 from wfes.log.port import Row, StoredRow
 from wfes.log.postgres_connection import Connection
@@ -45,14 +46,30 @@ class Looked(NamedTuple):
 
 
 def looked(connection: Connection) -> Looked:
-    """Looks at the log; done many times a second by whoever idles, so by the shortest way."""
-    result = connection.pgconn.exec_(own("look"))
-    if result.status != ExecStatus.TUPLES_OK:
-        # Once more, by the way that says what is wrong.
-        position, changes, handed_over = connection.execute(own("look")).fetchall()[0]
-        return Looked((position, changes), handed_over)
+    """Looks at the log.
+
+    Raises:
+        psycopg.Error: it cannot.
+    """
+    return _looked(_run(connection, own("look")))
+
+
+def _looked(result: PGresult) -> Looked:
     position, changes = int(result.get_value(0, 0) or 0), int(result.get_value(0, 1) or 0)
     return Looked((position, changes), result.get_value(0, 2) == b"t")
+
+
+def _run(connection: Connection, sql: bytes) -> PGresult:
+    """Runs what has no parameters; the last statement's result.
+
+    The shortest way, for what is done many times a second, also by whoever idles.
+    """
+    result = connection.pgconn.exec_(sql)
+    if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
+        error = psycopg.errors.error_from_result(result, connection.info.encoding)
+        # What has no code does not come from the server, but from the connection to it.
+        raise error if error.sqlstate else psycopg.OperationalError(str(error))
+    return result
 
 
 class PostgresWrite:
@@ -90,11 +107,7 @@ class PostgresWrite:
         self._wrote = False
         self._together = False
         with self._errors():
-            self._cursor.execute(begin)
-            while self._cursor.nextset():
-                pass
-            position, changes, self.handed_over = self._cursor.fetchall()[0]
-        self._begun: Counted = position, changes
+            self._begun, self.handed_over = _looked(_run(connection, begin))
         self._first = self.head = self._begun[0]
         self.others = self._begun != known
 
@@ -226,8 +239,7 @@ class PostgresWrite:
                 self._cursor.execute(own("count_change"))
                 changes += 1
             self._open = False
-            self._cursor.execute("COMMIT")
-            if self._cursor.statusmessage != "COMMIT":
+            if _run(self._connection, b"COMMIT").command_status != b"COMMIT":
                 # What a failed statement left behind: PostgreSQL rolls it back, and calls that no error.
                 raise psycopg.errors.InFailedSqlTransaction("the transaction had failed before its commit")
         self.left = self.head, changes
