@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from wfes.errors import LogUnavailable
+from wfes.errors.storage import without_password
 from wfes.log.application import decode
 from wfes.log.port import Log
 from wfes.registration import bundled, own_inline, state_projections
@@ -62,7 +63,7 @@ def statuses(log: Log, known: Iterable[Known], own: Store, now: int) -> list[Pro
     listed: set[str] = set()
     for each in known:
         there = entries
-        url = each.store.url if each.apart else None
+        url = without_password(each.store.url) if each.apart else None
         if each.apart:
             try:
                 if not each.followed and not each.store.exists():

@@ -315,7 +315,11 @@ class Models:
 
     async def drop(self, name: str) -> None:
         """Removes a projection that no engine follows; see `Engine.drop_projection`."""
-        if name in {*bundled(), *(own.name for own in own_inline()), *(own.name for own in state_projections())}:
+        if name in {
+            *bundled(),
+            *(own.name for own in own_inline()),
+            *(own.name for own in state_projections()),
+        }:
             raise ProjectionInUse(name, "it comes with wfes, which makes it again")
         if name in self._follows:
             raise ProjectionInUse(name, "this very engine follows it; open one without it")
@@ -429,6 +433,9 @@ class Models:
         with self._listening():
             while follow.mode == NEW:
                 pulse = self._pulse
+                if isinstance(follow.trouble, LogUnavailable) and not follow.trouble.retryable:
+                    reason = f"its tables cannot be made: {follow.trouble}"
+                    raise ProjectionNotReady(follow.projection.name, reason)
                 if follow.mode == NEW and not await self._changed(follow, pulse, until):
                     reason = f"its tables are being made: {follow.trouble or 'not yet'}"
                     raise ProjectionNotReady(follow.projection.name, reason)

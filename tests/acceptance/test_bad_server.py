@@ -25,7 +25,7 @@ from click.testing import CliRunner
 from pg_server import Server, Standby
 from places import content, put, tamper, url_of
 
-from wfes import Engine, LogUnavailable, Step, StepError, workflow
+from wfes import Engine, LogUnavailable, ProjectionNotReady, Step, StepError, workflow
 from wfes.cli import main
 
 SECRET = "s3cret"
@@ -56,7 +56,7 @@ def run_sql(url: str, *statements: str) -> None:
 
 def ask_cli(url: str, *words: str) -> tuple[int, str]:
     """Exit code and standard error of a command."""
-    found = CliRunner().invoke(main, ["--url", url, *(words or ("ls",))])
+    found = CliRunner().invoke(main, ["--url", url, *(words or ("publish", "news"))])
     if found.exception is not None and not isinstance(found.exception, SystemExit):
         raise found.exception
     assert SECRET not in found.output
@@ -347,3 +347,54 @@ def test_a_standby_is_refused_and_waited_for_until_it_is_promoted(server: Server
         assert worker.stdout.readline().startswith("runs early on ")
         worker.terminate()
         assert worker.wait(SECONDS_MAX) == 0
+
+
+# ------------------------------------------------------------------------------- who may not make tables
+
+
+def test_a_user_without_the_right_to_make_tables(there: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It runs workflows all the same; only what needs new tables is refused, and holds up nothing else."""
+    tamper(there, "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO plain")
+
+    async def main() -> None:
+        async with Engine(as_user(url_of(there), f"plain:{SECRET}"), workflows=[steady]) as engine:
+            run = await steady.start(30)
+            began = time.monotonic()
+            with pytest.raises(ProjectionNotReady, match="GRANT USAGE, CREATE ON SCHEMA public"):
+                await engine.statistics()
+            assert time.monotonic() - began < 5
+            assert await run.result(timeout=SECONDS_MAX) == sum(range(30))
+
+    asyncio.run(main())
+    said = [record.getMessage() for record in caplog.records]
+    assert not [text for text in said if "writing waits" in text or SECRET in text]
+
+
+def test_no_password_is_printed_by_a_worker(server: Server, there: Path) -> None:
+    """Nor by what it says when its server goes away and comes back."""
+    (there / "flows.py").write_text(
+        "from wfes import workflow\n\n\n@workflow\nasync def one() -> None: ...\n"
+    )
+    url = as_user(url_of(there), "careful:s3cret")
+    tamper(there, "GRANT ALL ON ALL TABLES IN SCHEMA public TO careful")
+    command = [sys.executable, "-m", "wfes", "--url", url, "worker", "flows"]
+    with subprocess.Popen(command, cwd=there, stdout=PIPE, stderr=PIPE, text=True) as worker:
+        try:
+            assert worker.stdout is not None
+            assert worker.stderr is not None
+            heard = [worker.stdout.readline()]
+            assert heard[0].startswith("runs one on postgresql://careful:***@127.0.0.1")
+            server.stop(immediate=True)
+            code, said = ask_cli(url, "ls")
+            assert (code, said.count("\n")) == (1, 1)
+            heard += [worker.stderr.readline(), said]
+            assert "writing waits until it is back" in heard[1]
+            server.start()
+            heard.append(worker.stderr.readline())
+            assert heard[3].endswith("is written again\n")
+            worker.terminate()
+            assert worker.wait(SECONDS_MAX) == 0
+            heard += [worker.stdout.read(), worker.stderr.read()]
+        finally:
+            worker.kill()
+    assert "s3cret" not in "".join(heard)

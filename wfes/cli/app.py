@@ -25,6 +25,7 @@ from wfes import __version__
 from wfes.actor import acting_as
 from wfes.engine import Engine
 from wfes.errors import WfesError
+from wfes.errors.storage import without_password
 from wfes.workflow import Workflow
 
 T = TypeVar("T")
@@ -75,9 +76,16 @@ class Place:
     url: str
     given: bool = False
 
+    @property
+    def shown(self) -> str:
+        """The URL without its password."""
+        return without_password(self.url)
+
     def command(self, *words: str) -> str:
         """A command line for this log, to be shown to the user."""
-        return " ".join(["wfes", *(["--url", _quoted(self.url)] if self.given else []), *map(_quoted, words)])
+        return " ".join(
+            ["wfes", *(["--url", _quoted(self.shown)] if self.given else []), *map(_quoted, words)]
+        )
 
     def missing_file(self) -> Path | None:
         """The log's file, where the URL names one that does not exist."""

@@ -78,7 +78,7 @@ def demo(ctx: click.Context, yes: bool, crash: bool, url: str | None, folder: Pa
         show.stopped()
         raise click.exceptions.Exit(1) from None
     if as_json:
-        screen().json(told.to_json(place.url))
+        screen().json(told.to_json(place.shown))
     else:
         _print_told(out, place, told)
     if told.instance.status != Status.COMPLETED:

@@ -327,9 +327,9 @@ async def _worker(
         working = asyncio.ensure_future(engine.run_forever(grace=grace / 1_000_000))
         await asyncio.sleep(0)  # Who reads that it runs may stop it at once, and then cleanly.
         if as_json:
-            out.json({"type": "running", "url": place.url, "workflows": names}, lines=True)
+            out.json({"type": "running", "url": place.shown, "workflows": names}, lines=True)
         else:
-            out.line("runs ", (joined(names), "strong"), f" on {place.url}; Ctrl-C stops it")
+            out.line("runs ", (joined(names), "strong"), f" on {place.shown}; Ctrl-C stops it")
             out.stream.flush()
         await working
 

@@ -81,8 +81,8 @@ _NO_ROLE = re.compile(r'role ".*" does not exist')
 _NO_DATABASE = re.compile(r'database ".*" does not exist')
 _RIGHT = re.compile(r"permission denied for (?P<kind>database|schema|table) (?P<name>\S+)")
 _GRANTS = {
-    "database": "GRANT CREATE ON DATABASE {} to it, or let a user who may open the log first",
-    "schema": "GRANT USAGE, CREATE ON SCHEMA {} to it, or let a user who may open the log first",
+    "database": "GRANT CREATE ON DATABASE {} to it, or let a user who has that right open the log first",
+    "schema": "GRANT USAGE, CREATE ON SCHEMA {} to it, or let a user who has that right make them first",
     "table": "GRANT SELECT, INSERT, UPDATE, DELETE ON {} and the log's other tables to it",
 }
 _PREFIX = re.compile(

@@ -31,6 +31,7 @@ from eventsourcing.persistence import Notification
 from wfes.core.events import CATALOGUE, Event, Recorded
 from wfes.core.evolve import evolve
 from wfes.errors import LogUnavailable, NewerRelease, UnknownEvent
+from wfes.errors.storage import without_password
 from wfes.log.application import decode, digest
 from wfes.log.cache import Cache
 from wfes.log.event_rows import EventRows
@@ -402,8 +403,10 @@ class Writer:
             before = transaction.appended
             try:
                 results.append((member, member.run(transaction), None))
-            except LogUnavailable:
-                raise
+            except LogUnavailable as error:
+                if error.retryable or not getattr(member, "apart", False):
+                    raise
+                raise _Culprit(taken, error) from error  # it lacks a right that nobody else needs
             except Exception as error:
                 if transaction.appended != before or transaction.write.broken:
                     raise _Culprit(taken, error) from error
@@ -500,7 +503,7 @@ class Writer:
     def _all_well(self) -> None:
         if self.trouble is not None:
             self.trouble = None
-            logger.warning("the log %s is written again", self._log.url)
+            logger.warning("the log %s is written again", without_password(self._log.url))
 
     def _fail_if_broken(self) -> None:
         if self._broken is not None:
@@ -532,7 +535,9 @@ class Writer:
             return False
         except Exception as error:
             self._broken = error
-            logger.exception("the log %s cannot be followed; this engine stops writing", self._log.url)
+            logger.exception(
+                "the log %s cannot be followed; this engine stops writing", without_password(self._log.url)
+            )
             return False
         self._all_well()
         if found:
@@ -555,7 +560,9 @@ class Writer:
         except LogUnavailable as error:
             self._note_trouble(error)
         except Exception:
-            logger.exception("projections of the log %s could not be caught up with it", self._log.url)
+            logger.exception(
+                "projections of the log %s could not be caught up with it", without_password(self._log.url)
+            )
 
     def _take_news(self, stored: Sequence[Notification]) -> None:
         """Takes in what others committed: states in memory move on, notable events are delivered."""

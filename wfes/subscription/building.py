@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from wfes.errors import ArchiveUnavailable, LogUnavailable
+from wfes.errors.storage import without_password
 from wfes.log.port import Log
 from wfes.subscription import registry
 from wfes.subscription.dependents import InTheWay
@@ -159,7 +160,9 @@ class Build:
         live = registry.find(target.query, projection.name)
         begun = registry.find(target.query, projection.name + NEXT)
         if live is None:
-            raise LookupError(f"projection {projection.name!r} has no rows in {self._store.url}")
+            raise LookupError(
+                f"projection {projection.name!r} has no rows in {without_password(self._store.url)}"
+            )
         if self._first_generation is None:
             self._first_generation = live.generation
         done = not self._anew or live.generation != self._first_generation

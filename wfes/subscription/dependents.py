@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from wfes.errors import LogUnavailable, WfesError
+from wfes.errors.storage import without_password
 from wfes.log.rows import Target
 from wfes.subscription.registry import Query
 from wfes.subscription.table import Dialect
@@ -44,7 +45,9 @@ class InTheWay(WfesError, ValueError):
     """Something of a user's leads to a table, and would be lost with it."""
 
     def __init__(self, url: str, table: str, others: Sequence[str], todo: str) -> None:
-        super().__init__(f"{', '.join(others)} in {url} {_needs(others)} the table {table!r}; {todo}")
+        super().__init__(
+            f"{', '.join(others)} in {without_password(url)} {_needs(others)} the table {table!r}; {todo}"
+        )
 
 
 def _needs(others: Sequence[str]) -> str:

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from typing import Any
 
 from wfes.errors import ArchiveUnavailable, LogUnavailable, UnknownEvent
+from wfes.errors.storage import without_password
 from wfes.log.port import Log
 from wfes.subscription import registry
 from wfes.subscription.projection import Projection
@@ -162,7 +163,7 @@ class Follow:
                 "projection %r is version %d in %s, and this program has version %d: it is not followed here",
                 entry.name,
                 entry.version,
-                self.store.url,
+                without_password(self.store.url),
                 version,
             )
         else:

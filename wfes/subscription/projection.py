@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from wfes.core.events import CATALOGUE
+from wfes.errors.storage import without_password
 from wfes.subscription.buffer import Rows
 from wfes.subscription.event import ProjectionEvent
 from wfes.subscription.reader import Reader
@@ -202,8 +203,8 @@ class Projection:
             self.url = url
         if self.inline and self.url is not None:
             raise ValueError(
-                f"projection {self.name!r} is inline and in another database ({self.url!r}); rows there cannot be "
-                "part of the append's transaction: leave out one of them"
+                f"projection {self.name!r} is inline and in another database ({without_password(self.url)!r}); rows "
+                "there cannot be part of the append's transaction: leave out one of them"
             )
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

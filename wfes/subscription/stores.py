@@ -206,9 +206,13 @@ class _TxTarget:
 
 
 class _Work:
-    """A store's write as a member of the writer's queue. Given back while the log is in trouble, to be tried again."""
+    """A store's write as a member of the writer's queue. Given back while the log is in trouble, to be tried again.
+
+    What it may not do, such as making a table, is nobody else's trouble.
+    """
 
     withdrawable = True
+    apart = True
 
     def __init__(self, work: Callable[[Target], Any]) -> None:
         self._work = work

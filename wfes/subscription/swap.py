@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from wfes.errors import WfesError
+from wfes.errors.storage import without_password
 from wfes.log.rows import Target as RowsTarget
 from wfes.subscription import registry
 from wfes.subscription.dependents import check_droppable, check_replaceable, led_over
@@ -28,7 +29,7 @@ class TableTaken(WfesError, ValueError):
 
     def __init__(self, url: str, table: str, projection: str, owner: str | None) -> None:
         super().__init__(
-            f"{url} has a table {table!r} already, which is not one of projection {projection!r}"
+            f"{without_password(url)} has a table {table!r} already, which is not one of projection {projection!r}"
             + ("" if owner is None else f" but of projection {owner.removesuffix(NEXT)!r}")
             + "; give the projection's table another name"
         )
