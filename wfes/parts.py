@@ -282,6 +282,8 @@ class Parts:
             EngineNotOpen: It was never opened.
         """
         if self.clock is None:
+            if _reading_loop() is not None:
+                return 0  # for an id that nobody gets: the recorded one counts
             raise EngineNotOpen(_NOT_OPEN)
         return self.clock.now()
 
