@@ -69,6 +69,12 @@ def test_pdbs_own_commands_go_on_in_the_handlers_code(shop: Shop) -> None:
         assert "event 1 of 23: WorkflowStarted" in terminal.prompt()
         assert "o-1" in terminal.ask("p order.order_id")
         assert line_at(terminal.ask("n")) == "-> total = 0"
+        assert "event 1 of 23: WorkflowStarted" in terminal.ask("back")
+        assert "event 1 of 23: WorkflowStarted" in terminal.ask("goto 1")
+        assert "event 3 of 23" in terminal.ask("goto 3")
+        assert "event 3 of 23" in terminal.ask("goto 3")
+        assert "event 1 of 23: WorkflowStarted" in terminal.ask("restart")
+        assert line_at(terminal.ask("n")) == "-> total = 0"
         assert line_at(terminal.ask("n")) == "-> for item in order.items:"
         assert line_at(terminal.ask("n")) == AWAITS_PRICE
         over = terminal.ask("n")  # across the await: the recorded result is there

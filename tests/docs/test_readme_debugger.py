@@ -28,7 +28,7 @@ def test_the_session_goes_as_shown(readme: Readme, tmp_path: Path, shell: Mappin
     session = readme.after(block)
     assert session is not None
     opened, *exchanges = session.split(PROMPT)
-    terminal = pexpect.spawn(
+    terminal: pexpect.spawn[str] = pexpect.spawn(
         "bash",
         ["-c", f"exec {last}"],
         cwd=str(tmp_path),

@@ -10,10 +10,12 @@ way; behind the last event no handler code runs, for nobody knows what it would 
 
 from __future__ import annotations
 
+import asyncio
 import signal
+from bisect import bisect_right
 from collections.abc import Mapping
 from contextlib import suppress
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from wfes.core import events as e
@@ -70,8 +72,12 @@ class Debugger:
             raise UnknownMoment(recording.id, at, self._events, moment(recording.started.at))
         self._run: _Run | None = None
         self._move: Move = Run()
-        self._given = 0
+        self._given = 1
         self._main: FrameType | None = None
+        self._walked: list[int] = []
+        """The versions that a replay gives: not those that a retry or a fork made void."""
+        self._passed: tuple[frames.Place, ...] = ()
+        """What the exception passed by which the handler ended."""
 
     def run(self) -> None:
         """Lets somebody look, until they have seen enough. Not to be called inside a task of an event loop."""
@@ -92,7 +98,7 @@ class Debugger:
 
     def _again(self) -> None:
         recording = self._recording
-        self._move, self._given, self._main = Run(), 0, None
+        self._move, self._given, self._main, self._passed = Run(), 1, None, ()
         run = self._run = _Run(
             self._workflow,
             recording.id,
@@ -110,6 +116,7 @@ class Debugger:
         finally:
             self._front.run_fast()
             self._run = self._main = None
+            self._passed = ()
 
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
         if not self._front.interrupt(frame):
@@ -122,6 +129,8 @@ class Debugger:
         assert self._run is not None
         execution = self._run.execution
         self._main = frames.main_frame(execution)
+        if not self._walked and execution.replay is not None:
+            self._walked = [recorded.originator_version for recorded in execution.replay._history]
         if self._target <= 1:
             execution.tell(self._stop, Kind.EVENT, 1)
             if execution.is_leaving and execution.main is not None:
@@ -132,16 +141,15 @@ class Debugger:
 
     def applying(self, version: int, event: e.Event) -> None:
         """An event is about to be applied."""
+        self._given = version
         if self._target <= version > 1:
             self._stop(Kind.EVENT, version)
-        self._given = version
 
     def resumed(self, path: str, version: int) -> None:
         """Nothing is to be done about it."""
 
     def at(self, version: int) -> None:
-        """An event has been applied."""
-        self._given = version
+        """Nothing is to be done about it."""
 
     def over(self, outcome: Outcome) -> None:
         """The run has come to its end; its handler has not been dropped yet."""
@@ -165,6 +173,8 @@ class Debugger:
         """Lets somebody look; whether the run goes on."""
         assert self._run is not None
         seen, ending = self._view(version)
+        if kind is Kind.EVENT and 1 < self._target < version and self._target not in self._walked:
+            notes = (f"event {self._target} is void: a retry or a fork left it out", *notes)
         moment = Moment(kind, version, self._last, self._events, seen, (*notes, *ending))
         return self.goes_on(self._front.look(moment))
 
@@ -175,6 +185,10 @@ class Debugger:
     def goes_on(self, move: Move) -> bool:
         """Takes a move; False: the run is over, and its handler is to be dropped."""
         assert self._run is not None
+        if isinstance(move, Goto) and move.position <= self._given:
+            # Going back ends before what is left out, or it would lead to where it began.
+            walked = bisect_right(self._walked, move.position)
+            move = Goto(self._walked[walked - 1] if walked else 1)
         self._move = move
         match move:
             case Goto(position) if position > self._given:
@@ -203,13 +217,25 @@ class Debugger:
                 path = getattr(self._recording.history[version - 1].event, "path", None)
             return view(frames.waiting(execution, path), self._package), []
         places = [] if self._main is None else [(self._main, self._main.f_lineno)]
-        if main.cancelled():
-            return view(places, self._package), ["the handler is over"]
-        error = main.exception()
-        if error is None:
+        if not main.cancelled() and main.exception() is None:
             return view(places, self._package), [f"the handler has returned {shown(main.result())}"]
-        passed = view(frames.raised(error.__traceback__), self._package) or view(places, self._package)
+        if not self._passed:
+            self._passed = tuple(frames.raised(_traceback_of(main)))
+        passed = view(self._passed, self._package) or view(places, self._package)
+        if main.cancelled():
+            return passed, ["the handler has been ended here"]
+        error = main.exception()
         return passed, [f"the handler has raised {type(error).__name__}: {error}"]
+
+
+def _traceback_of(main: asyncio.Task[Any]) -> TracebackType | None:
+    """Where the exception came from that a handler's task ended by; of a cancelled task it is told once."""
+    if not main.cancelled():
+        error = main.exception()
+    else:
+        make: Any = getattr(main, "_make_cancelled_error", None)
+        error = None if make is None else make()
+    return None if error is None else error.__traceback__
 
 
 class _Run(Rerun):
