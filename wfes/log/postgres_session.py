@@ -15,6 +15,7 @@ worker has taken it again.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import secrets
 import select
@@ -41,6 +42,8 @@ RETRY_MIN_SECONDS = 0.05
 RETRY_MAX_SECONDS = 1.0
 LOCK_AGAIN_SECONDS = 0.1
 """How often a lock is asked for again that a connection of before still holds."""
+DOUBT_SECONDS = 2.0
+"""How long others' locks say nothing when this connection was cut and is back: what cut it may have cut theirs."""
 HINT_SECONDS = 0.01
 """Hints are at least so far apart."""
 
@@ -73,6 +76,7 @@ class Session:
         self.pooled = pooled
         self.listening = False
         self.era = 0
+        self._doubtful_until = 0.0
         self._closed = False
         self._thread: threading.Thread | None = None
         self._connection: Connection | None = None
@@ -82,6 +86,11 @@ class Session:
         os.set_blocking(self._reader, False)
 
     # -------------------------------------------------------------------------------- from any thread
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether the connection is cut, or was a moment ago."""
+        return time.monotonic() < self._doubtful_until
 
     def lock(self, worker: str) -> None:
         """Wants the lock of a worker; waits until it is held, or known that it cannot be."""
@@ -169,6 +178,8 @@ class Session:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+            if self.era:
+                self._doubtful_until = math.inf
         with self._changed:
             self.listening = False
             self._unlock.clear()
@@ -192,6 +203,8 @@ class Session:
             self._idle()
             return
         self.era = int(era)
+        if self._doubtful_until:
+            self._doubtful_until = time.monotonic() + DOUBT_SECONDS
         listens = False
         told = asked = 0.0
         while not self._closed:
@@ -329,6 +342,8 @@ class AdvisoryLocks:
         return SessionHold(self._session, worker)
 
     def look(self, workers: Mapping[str, int]) -> Mapping[str, bool]:
+        if self._session.is_doubtful:
+            return {}
         rows = self._reads.read(lambda connection: connection.execute(own("advisory_locks")).fetchall())
         era = rows[0][0]
         held = {row[1] for row in rows}

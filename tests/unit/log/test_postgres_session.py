@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from wfes import Engine, Step, workflow
+from wfes.log import postgres_session
 from wfes.log.postgres import PostgresLog
 from wfes.log.postgres_session import Session
 from wfes.log.postgres_url import place
@@ -128,6 +129,24 @@ def test_a_lock_whose_connection_was_cut_is_taken_again_at_once(postgres_url: st
         assert hold.era == era
         with opened(postgres_url) as other:
             assert other.presence().look({"w-1": era}) == {"w-1": False}
+
+
+def test_whoever_was_cut_off_takes_nobody_for_dead_for_a_while(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cut him off may have cut off the others, who are as alive as he is and will have their locks again."""
+    monkeypatch.setattr(postgres_session, "DOUBT_SECONDS", 0.3)
+    with opened(postgres_url) as mine:
+        presence = mine.presence()
+        hold = presence.hold("w-1")
+        era = hold.era
+        assert presence.look({"w-dead": era}) == {"w-dead": True}
+        cut_all(postgres_url)
+        until(lambda: not hold.is_held)
+        assert presence.look({"w-dead": era}) == {}
+        until(lambda: hold.is_held)
+        assert presence.look({"w-dead": era}) == {}
+        until(lambda: presence.look({"w-dead": era}) == {"w-dead": True})
 
 
 def listening(log: PostgresLog) -> tuple[threading.Event, Any]:
