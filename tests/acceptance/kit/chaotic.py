@@ -128,7 +128,7 @@ class Driver:
         """Whether an instance is not over; one that was held after five cut-offs in a row is resumed."""
         for row in (await self._engine.instances(status=Status.PAUSED)).items:
             run = await self._engine.get(row.id)
-            if "cut off" not in (run.reason or ""):
+            if not _is_cut_off(run):
                 self._wrong(f"{row.id} is held: {run.reason}")
             await run.resume()
             self.resumed += 1
@@ -242,9 +242,14 @@ class Driver:
                 return await run.result(timeout=2)
             except TimeoutError:
                 await run.refresh()
-                if run.status == Status.PAUSED and "cut off" in (run.reason or ""):
+                if run.status == Status.PAUSED and _is_cut_off(run):
                     await run.resume()
                     self.resumed += 1
+
+
+def _is_cut_off(run: Instance[Any]) -> bool:
+    """Whether an instance is held because so many workers died with it."""
+    return any(words in (run.reason or "") for words in ("was cut off", "workers in a row died"))
 
 
 async def _opened(folder: Path) -> Engine:
