@@ -9,13 +9,16 @@ Invariant: looking changes nothing; no frame is kept longer than its caller keep
 from __future__ import annotations
 
 import asyncio
+import gc
 import site
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import AsyncGeneratorType, CoroutineType, FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from wfes.handler.tasks import Trampoline
@@ -28,6 +31,10 @@ _ENTRIES = frozenset((Trampoline.send.__code__, Trampoline.throw.__code__))
 _ENGINE = ("wfes", "asyncio", "concurrent")
 _DEMO = "wfes.demo"
 _DEPTH_MAX = 200
+_WRAPPERS = frozenset(
+    ("coroutine_wrapper", "async_generator_asend", "async_generator_athrow", "anext_awaitable")
+)
+"""Types of what is awaited in place of a coroutine or an async generator."""
 
 Place = tuple[FrameType, int]
 """A frame and the line it is at."""
@@ -176,20 +183,20 @@ def _told(future: asyncio.Future[Any]) -> Iterator[asyncio.Future[Any]]:
     """The futures and tasks that the callbacks of a future lead to: a fan-out's, a task group's parent, a waiter's."""
     for entry in getattr(future, "_callbacks", None) or ():
         callback: Any = entry[0]
-        while hasattr(callback, "func"):
+        held: list[Any] = []
+        while isinstance(callback, partial):
+            held.extend(callback.args)
             callback = callback.func
         owner: Any = getattr(callback, "__self__", None)
-        for name in ("_over", "_parent_task"):
-            found = getattr(owner, name, None)
-            if isinstance(found, asyncio.Future):
-                yield found
+        held.extend(getattr(owner, name, None) for name in ("_over", "_parent_task", "_done"))
         for cell in getattr(callback, "__closure__", None) or ():
-            try:
-                inside = cell.cell_contents
-            except ValueError:  # nothing in it yet
-                continue
-            if isinstance(inside, asyncio.Future):
-                yield inside
+            with suppress(ValueError):  # nothing in it yet
+                held.append(cell.cell_contents)
+        for each in held:
+            if isinstance(each, asyncio.Future):
+                yield each
+            else:  # the queue of `as_completed`
+                yield from getattr(each, "_getters", ())
 
 
 def _places_of(task: asyncio.Task[Any]) -> list[Place]:
@@ -219,7 +226,14 @@ def _awaited_by(awaited: Any) -> Any:
         found = getattr(awaited, name, None)
         if found is not None:
             return found
-    return None
+    if type(awaited).__name__ not in _WRAPPERS:
+        return None
+    # Python shows nothing of what these carry on, but to the garbage collector.
+    return next((inner for inner in gc.get_referents(awaited) if _goes_on(inner)), None)
+
+
+def _goes_on(inner: object) -> bool:
+    return isinstance(inner, (CoroutineType, AsyncGeneratorType)) or type(inner).__name__ in _WRAPPERS
 
 
 def main_frame(execution: Execution) -> FrameType | None:
