@@ -77,7 +77,8 @@ class _Hurried:
 class _FastClock(SystemClock):
     """A clock that no server sets."""
 
-    ahead = property(lambda self: None, lambda self, value: None)
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, None if name == "ahead" else value)
 
 
 class FastEngine(Engine):

@@ -170,7 +170,7 @@ def test_a_view_that_does_not_fit_the_new_version_stops_that_and_keeps_the_old_r
         async with Engine(postgres_url, workflows=[hello], projections=[Totals]) as engine:
             await greeted(engine, 2)
         with psycopg.connect(postgres_url, autocommit=True) as connection:
-            connection.execute(cast("LiteralString", VIEW.format("")))
+            connection.execute(VIEW.format(""))
             async with Engine(postgres_url, workflows=[hello], projections=[NewTotals]) as engine:
                 while (status := await totals(engine)).status != "stopped":
                     await asyncio.sleep(0.01)
