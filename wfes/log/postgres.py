@@ -100,8 +100,8 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
         self._reads_only = False
         self._write: PostgresWrite | None = None
         self._known: Counted | None = None
-        self._handed: bool | None = None
-        """Whether a command waited to be appended when it was looked last; None: that is not known."""
+        self._looked: PostgresWrite | Looked | None = None
+        """What has looked last whether a command waits to be appended; used up by asking."""
         self._begin = b""
         self._begin_lent = b""
         self._take_lock = b""
@@ -273,7 +273,7 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
                 raise
             # It was cut while nobody used it, and that shows only now. Nothing was begun.
             write = self._begun(known)
-        self._write, self._handed = write, write.handed_over
+        self._write = self._looked = write
         return write
 
     def _begun(self, known: Counted | None) -> PostgresWrite:
@@ -293,8 +293,7 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
     def _write_on(self, connection: Connection, close: Callable[[], None]) -> PostgresWrite:
         known = self._look()
         write = LentWrite(self.url, connection, self._topics, known, self._take_lock, close=close)
-        self._write = write
-        self._handed = write.handed_over
+        self._write = self._looked = write
         return write
 
     def caller(self, connection: object) -> PostgresCaller:
@@ -307,16 +306,16 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
         return found
 
     def handed_over(self) -> bool:
-        known, self._handed = self._handed, None
-        if known is False:
+        last, self._looked = self._looked, None
+        if last is not None and last.handed_over is False:
             return False
         # What waited then may be done by now.
         return self._ask().handed_over
 
     def changed(self) -> bool:
         known = self._look()
-        found = self._ask()
-        self._known, self._handed = found.counted, found.handed_over
+        self._looked = found = self._ask()
+        self._known = found.counted
         return self._known != known
 
     def _ask(self) -> Looked:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import psycopg
 from eventsourcing.persistence import IntegrityError, Notification
@@ -80,7 +80,8 @@ class PostgresWrite:
         others: whether anybody else has committed since this log looked last.
         broken: a statement failed: PostgreSQL refuses every other one until the transaction is rolled back.
         left: what the log is counted at when the transaction is over; None: that is not known.
-        handed_over: whether a command that a caller committed waited to be appended when it began.
+        handed_over: whether a command that a caller committed waited to be appended when it began; None: rows were
+            changed since, and it may be otherwise.
     """
 
     def __init__(
@@ -107,7 +108,8 @@ class PostgresWrite:
         self._wrote = False
         self._together = False
         with self._errors():
-            self._begun, self.handed_over = _looked(_run(connection, begin))
+            found = _looked(_run(connection, begin))
+        self._begun, self.handed_over = found.counted, cast("bool | None", found.handed_over)
         self._first = self.head = self._begun[0]
         self.others = self._begun != known
 
@@ -243,6 +245,8 @@ class PostgresWrite:
                 # What a failed statement left behind: PostgreSQL rolls it back, and calls that no error.
                 raise psycopg.errors.InFailedSqlTransaction("the transaction had failed before its commit")
         self.left = self.head, changes
+        if self._wrote:
+            self.handed_over = None
         self._topics |= self._new_topics
 
     def rollback(self) -> None:
