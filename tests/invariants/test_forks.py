@@ -127,7 +127,7 @@ def places(history: list[e.Recorded], seed: int, number: int) -> list[int]:
 def test_unchanged(disturbed: bool) -> None:
     for seed in range(40 * SCALE):
         program = P.program_of(seed)
-        history, world = asyncio.run(P.live(program, seed, disturbed=disturbed))
+        history, _ = asyncio.run(P.live(program, seed, disturbed=disturbed))
         for at in places(history, seed, 6):
             forked = check_fork(program, history, at, Changes(), 2 * seed)
             origin, fork = fold("", history[:at]), fold("", forked[:at])
@@ -172,5 +172,6 @@ def _checked(
     try:
         return check_fork(program, history, at, changes, seed)
     except ForkRefused as refused:
-        assert "timed out" in refused.reason or "no value" in refused.reason, refused
+        if "timed out" not in refused.reason and "no value" not in refused.reason:
+            raise
         return None

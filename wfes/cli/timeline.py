@@ -335,12 +335,12 @@ class Timeline:
         void = self._void.get(int(event.data.get("version") or 0))
         row = self.rows.get(path)
         if row is None:
-            kind = _OPENS.get(_OPENED_BY.get(str(void["event"]), ""), "step") if void else "step"
+            kind = _OPENS.get(_OPENED_BY.get(str(void.get("event")), ""), "step") if void else "step"
             row = self._added(Row(path, kind, "waiting", event.at))
         self._closed(row, "completed", event)
         row.note = ""
-        if void is not None and void["event"] == "StepCompleted":
-            row.value = void["body"].get("result")
+        if void is not None and void.get("event") == "StepCompleted":
+            row.value = (void.get("body") or {}).get("result")
         return row
 
     def _happened(self, path: str, event: LoggedEvent) -> Row:
@@ -489,7 +489,7 @@ def _until(data: Mapping[str, Any], name: str = "until") -> str:
 
 
 def _void_words(data: Mapping[str, Any]) -> str:
-    path = data["body"].get("path")
+    path = (data.get("body") or {}).get("path")
     what = f"{data.get('event')}{f' {path}' if path else ''}"
     return f"{what}, left out" if data.get("dropped") else f"{what}, which says nothing here"
 
