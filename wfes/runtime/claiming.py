@@ -3,10 +3,11 @@
 A claim is asked for when something may have become runnable, never on a schedule; one timer waits for the next
 instance that becomes due by itself. What a claim takes is decided in its transaction (`wfes.runtime.claims`).
 
-*Spread.* A worker that runs next to nothing takes at once what there is. One that has work, and peers that run the
-same workflows, thinks of them: it leaves a start of its own process unclaimed, looks at what is runnable only a moment
-later, and takes its part of it. Whoever has nothing to do was there first; and whoever is done with its part is back
-for more, so the quick run more than the slow. A worker without such peers does nothing of this.
+*Spread.* A worker that runs next to nothing takes at once what there is; of a burst that begins in its own process it
+takes its part, with the starts' own commit. One that has work, and peers that run the same workflows, thinks of them:
+it leaves a start of its own process unclaimed, looks at what is runnable a moment later (the more it has, the later),
+and takes its part of that. Whoever has nothing to do was there first; and whoever is done with its part is back for
+more, so the quick run more than the slow. A worker without such peers does nothing of this.
 
 Invariants: at most one claim is in the writer's queue; what is left to others is looked at again soon, so nothing
 stays behind if they do not come. Everything here runs on the event loop's thread.
@@ -41,7 +42,11 @@ RETRY_MICROS = SECOND
 ENOUGH = 8
 """From so many executions on a worker thinks of its peers; so many it takes of what there is, if its part is less."""
 MOMENT_SECONDS = 0.02
-"""How long it leaves them: a hint of what is runnable takes about half of it."""
+"""How long it leaves them at least: a hint of what is runnable takes about half of it."""
+MOMENTS_MAX = 4
+"""So many times as long it leaves them at most, where it has much."""
+MUCH = 64
+"""So many executions make it wait for one moment more."""
 
 Json = Any
 
@@ -94,6 +99,7 @@ class Claiming:
         self._dead: dict[str, float] = {}
         """Dead workers that may own something still, and since when, by the loop's clock, they are known to be."""
         self._tickets = 0
+        self._turn = 0
         self._wanted = False
         self._more = False
         self._check_at: asyncio.Handle | None = None
@@ -151,6 +157,11 @@ class Claiming:
         self._tickets -= 1
         self._executions.give_back(1)
         self.freed(due=False)
+
+    def _is_its_part(self) -> bool:
+        """Whether the next start of a burst that began while it ran next to nothing is its own."""
+        self._turn = (self._turn + 1) % (1 + len(self.peers))
+        return self._turn == 0 and self._executions.present < ENOUGH
 
     def _has_enough(self) -> bool:
         """Whether what else there is is for the peers as well."""
@@ -214,9 +225,11 @@ class Claiming:
                 return
             self._check_at.cancel()
         self._is_later = later
-        self._check_at = (
-            self._loop.call_later(MOMENT_SECONDS, self._check) if later else self._loop.call_soon(self._check)
-        )
+        if later:
+            moments = min(1 + self._executions.present / MUCH, MOMENTS_MAX)
+            self._check_at = self._loop.call_later(MOMENT_SECONDS * moments, self._check)
+        else:
+            self._check_at = self._loop.call_soon(self._check)
 
     def _check(self) -> None:
         self._check_at = None

@@ -245,14 +245,15 @@ def test_one_that_has_enough_leaves_its_peers_their_part(monkeypatch: pytest.Mon
     async def main() -> None:
         async with rig() as r:
             r.worker._claiming.peers = ["somebody"]
-            tickets = [r.worker.claim_ticket("job") for _ in range(ENOUGH + 1)]
+            tickets = [r.worker.claim_ticket("job") for _ in range(ENOUGH + 40)]
             assert tickets[:ENOUGH].count(None) == 0
-            assert tickets[ENOUGH] is None, "the next start is for whoever comes"
-            for _ in range(ENOUGH):
+            assert tickets[ENOUGH:].count(None) == 20, "of a burst, its part"
+            for _ in range(ENOUGH + 20):
                 r.worker.release_ticket()
             for n in range(ENOUGH):
                 await r.start(f"first-{n}")
             await until(lambda: r.worker.running == ENOUGH and r.worker._claiming.quiet)
+            assert [r.worker.claim_ticket("job") for _ in range(4)] == [None] * 4, "it is at work"
             took.clear()
             await asyncio.gather(*(r.start(f"i{n:02}") for n in range(40)))
             # The peer never comes: nothing stays behind.
