@@ -39,9 +39,7 @@ def test_the_changelog_has_this_version() -> None:
 
 def test_what_is_said_to_be_missing_is_missing(readme: Readme) -> None:
     text = readme.section("Not there yet")
-    for kind, names in (
-        (Instance, ("verify",)),
-    ):
+    for kind, names in ((Instance, ("verify",)),):
         for name in names:
             assert f"{name}`" in text
             assert not hasattr(kind, name)
@@ -106,7 +104,10 @@ def test_every_call_of_the_public_classes_is_listed(readme: Readme) -> None:
 
 _INTERNAL: dict[type[Any], set[str]] = {
     # What handles and handlers ask of an engine, and what an engine asks of a definition.
-    Engine: {"perform", "end", "history", "read_state", "workflow", "enter_context", "running_instance"},
+    Engine: {
+        *("perform", "end", "history", "read_state", "workflow", "enter_context", "running_instance"),
+        *("at", "follow", "past", "replay", "fork", "fork_plan", "forks"),
+    },
     Workflow: {"check", "validate_input", "validate_output", "validate_data", "bind", "wants"},
 }
 

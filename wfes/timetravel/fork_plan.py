@@ -78,10 +78,8 @@ class ForkPlan:
     def __str__(self) -> str:
         lines = [f"a fork of {self.workflow} {self.origin} at {self.at}, {self.status} at first"]
         if self.void_from is not None and self.void_from <= self.at:
-            lines.append(
-                f"versions {self.void_from} to {self.at} are void; their results are given by path where the fork "
-                "asks for them"
-            )
+            which = f"s {self.void_from} to {self.at} are" if self.void_from < self.at else f" {self.at} is"
+            lines.append(f"version{which} void; results there are given by path, where the fork asks for them")
         if self.dropped:
             lines.append(f"left out: {', '.join(map(str, self.dropped))}")
         for what, title in _TITLES.items():
