@@ -136,12 +136,9 @@ class Claiming:
         Args:
             workflow: the workflow's name.
         """
-        if (
-            not self.accepting
-            or workflow not in self._codes
-            or self._executions.free <= 0
-            or self._has_enough()
-        ):
+        if not self.accepting or workflow not in self._codes or self._executions.free <= 0:
+            return False
+        if self._has_enough() and not self._is_its_part():
             return False
         self._tickets += 1
         self._executions.reserve(1)
