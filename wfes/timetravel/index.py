@@ -23,6 +23,7 @@ from wfes.core.codec import Json, size_bound
 from wfes.core.evolve import evolve
 from wfes.core.state import InstanceState as Folded
 from wfes.core.state import StepState
+from wfes.core.voiding import meant
 from wfes.errors import UnknownMoment
 from wfes.history import PAGE
 from wfes.log.application import decode, decode_row
@@ -68,7 +69,8 @@ class Index:
         self._head = Folded(id, done=self._done)
         self._done.state = self._head
         self._times = array("q")
-        self._copies: list[Folded] = [Folded(id)]
+        self._copies: list[tuple[Folded, dict[str, _Flat]]] = [(Folded(id), {})]
+        """States, and the steps that were open in them, apart: flat, as what has ended in `_Done`."""
         self._at: list[int] = [0]
         self._kept: list[StoredRow] | None = None
         self._bytes = 0
@@ -115,7 +117,9 @@ class Index:
         if since >= SPACING:
             is_open = len(state.steps) + len(state.waits) + len(state.timers)
             if since >= min(is_open, SPACING_MAX):
-                self._copies.append(_copy(state))
+                self._copies.append(
+                    (_copy(state, {}), {path: _flat(step) for path, step in state.steps.items()})
+                )
                 self._at.append(version)
 
     def events(self, after: int, upto: int) -> Iterator[e.Recorded]:
@@ -135,9 +139,11 @@ class Index:
         """The state after the event of this version, a copy; what it says of ended steps is in `steps`."""
         with self._lock:
             if version == self.version:
-                return _copy(self._head)
-            nearest = bisect_right(self._at, version) - 1
-            state = _copy(self._copies[nearest])
+                return _copy(
+                    self._head, {path: StepState(*_flat(step)) for path, step in self._head.steps.items()}
+                )
+            before, steps = self._copies[bisect_right(self._at, version) - 1]
+            state = _copy(before, {path: StepState(*flat) for path, flat in steps.items()})
             for recorded in self.events(state.version, version):
                 state = evolve(state, recorded.event, recorded.originator_version)
             return state
@@ -194,6 +200,9 @@ class Steps(Mapping[str, StepState]):
     def _whole(self, step: StepState, version: int) -> StepState:
         (recorded,) = self._index.events(version - 1, version)
         event: Any = recorded.event
+        if isinstance(event, e.ResultReused):  # what was given stands where it was recorded
+            (recorded,) = self._index.events(event.version - 1, event.version)
+            event = meant(recorded.event)
         return dataclasses.replace(
             step, result=getattr(event, "result", None), error=getattr(event, "error", None)
         )
@@ -306,12 +315,12 @@ def _is_large(tree: Json) -> bool:
     return tree is not None and size_bound(tree) > SMALL_BYTES_MAX
 
 
-def _copy(state: Folded) -> Folded:
-    """The state without what only grows and no moment is asked for."""
+def _copy(state: Folded, steps: dict[str, StepState]) -> Folded:
+    """The state with these steps, without what only grows and no moment is asked for."""
     return dataclasses.replace(
         state,
         slot=None if state.slot is None else dataclasses.replace(state.slot),
-        steps={path: _step_copy(step) for path, step in state.steps.items()},
+        steps=steps,
         waits={path: dataclasses.replace(wait) for path, wait in state.waits.items()},
         timers=dict(state.timers),
         fields=dict(state.fields),
@@ -322,9 +331,12 @@ def _copy(state: Folded) -> Folded:
     )
 
 
-def _step_copy(step: StepState) -> StepState:
-    # By hand, for there may be thousands, and `dataclasses.replace` takes ten times as long.
-    return StepState(
+_Flat = tuple[Any, ...]
+
+
+def _flat(step: StepState) -> _Flat:
+    """What a step is made of; made by hand, for there may be thousands."""
+    return (
         step.status,
         step.attempts,
         step.started_at,

@@ -468,6 +468,37 @@ def test_large_values_are_shared() -> None:
     running(test, heavy)
 
 
+def test_what_is_looked_at_later() -> None:
+    """A result that is too large to be kept at hand, given by path; an origin that is archived, and its forks."""
+
+    async def text() -> str:
+        return "x" * 5_000
+
+    @workflow
+    async def heavy(step: Step) -> int:
+        return len(await step("large", text))
+
+    async def test(engine: Engine) -> None:
+        run = await engine.start(heavy)
+        await run.result()
+        await run.refresh()
+        fork = await run.fork(run.version, by_path=True)
+        assert await fork.result() == 5_000
+        assert (await fork.at((await fork.refresh()).version)).steps["large"].result == "x" * 5_000
+        versions = run.version
+        assert (await engine.prune(heavy, older_than=0)).instances == 2
+        await run.refresh()
+        for at in (run.version, versions, 4):
+            again = await run.fork(at)
+            assert again.forked_at == min(at, versions)
+            assert await again.result() == 5_000
+        assert len(await run.forks()) == 4
+        second = await fork.fork((await fork.refresh()).version, results={"large": "yy"})
+        assert await second.result() == 2
+
+    running(test, heavy)
+
+
 # ------------------------------------------------------------------------------------------------ refused
 
 
