@@ -36,6 +36,7 @@ SHOWN_MAX = 10
 """So many differences are printed in full."""
 NAMED_MAX = 8
 PAGE = 500
+_KINDS = ("reproduced", "reproduced up to an await outside of the workflow", "different", "not replayed")
 
 
 @dataclasses.dataclass(slots=True)
@@ -298,18 +299,15 @@ def _grouped(bad: list[Answer]) -> dict[str, list[Answer]]:
 
 
 def _summary(found: list[Answer]) -> str:
-    kinds = Counter(
-        "not replayed"
-        if isinstance(answer, Unreplayed)
-        else "different"
-        if not answer.ok
-        else "reproduced"
-        if answer.complete
-        else "reproduced up to an await outside of the workflow"
-        for answer in found
-    )
-    parts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
+    kinds = Counter(map(_kind, found))
+    parts = ", ".join(f"{kinds[kind]:,} {kind}" for kind in _KINDS if kinds[kind])
     return f"{counted(len(found), 'instance')} replayed" + (f": {parts}" if parts else "")
+
+
+def _kind(answer: Answer) -> str:
+    if isinstance(answer, Unreplayed):
+        return _KINDS[3]
+    return _KINDS[2] if not answer.ok else _KINDS[0] if answer.complete else _KINDS[1]
 
 
 def _as_json(answer: Answer) -> dict[str, Any]:
