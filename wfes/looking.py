@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from wfes.timetravel.past import InstanceState
     from wfes.timetravel.replay import ReplayReport
 
-PAUSE_SECONDS = 0.01
+PAUSE_SECONDS = 0.02
 """How long who follows one instance waits at least, after a look that found nothing."""
 
 

@@ -285,6 +285,8 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
             raise
 
     def lend(self) -> PostgresLent:
+        if self._reads_only:
+            raise LogUnavailable(self.url, TO_READ, read_only=True)
         if not self._is_open:
             raise LogUnavailable(self.url, "it is closed")
         connection = connected(self.url, self.place.connect)
