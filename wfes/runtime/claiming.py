@@ -3,11 +3,10 @@
 A claim is asked for when something may have become runnable, never on a schedule; one timer waits for the next
 instance that becomes due by itself. What a claim takes is decided in its transaction (`wfes.runtime.claims`).
 
-*Spread.* A worker that runs next to nothing takes at once what there is; of a burst that begins in its own process it
-takes its part, with the starts' own commit. One that has work, and peers that run the same workflows, thinks of them:
-it leaves a start of its own process unclaimed, looks at what is runnable a moment later (the more it has, the later),
-and takes its part of that. Whoever has nothing to do was there first; and whoever is done with its part is back for
-more, so the quick run more than the slow. A worker without such peers does nothing of this.
+*Spread.* A worker that runs next to nothing takes at once what there is. One that has work, and peers that run the
+same workflows, thinks of them: it leaves a start of its own process unclaimed, looks at what is runnable a moment later
+(the more it has, the later), and takes its part of that. Whoever has nothing to do was there first; and whoever is done
+with its part is back for more, so the quick run more than the slow. A worker without such peers does nothing of this.
 
 Invariants: at most one claim is in the writer's queue; what is left to others is looked at again soon, so nothing
 stays behind if they do not come. Everything here runs on the event loop's thread.
@@ -99,7 +98,6 @@ class Claiming:
         self._dead: dict[str, float] = {}
         """Dead workers that may own something still, and since when, by the loop's clock, they are known to be."""
         self._tickets = 0
-        self._turn = 0
         self._wanted = False
         self._more = False
         self._check_at: asyncio.Handle | None = None
@@ -136,9 +134,9 @@ class Claiming:
         Args:
             workflow: the workflow's name.
         """
-        if not self.accepting or workflow not in self._codes or self._executions.free <= 0:
+        if not self.accepting or workflow not in self._codes:
             return False
-        if self._has_enough() and not self._is_its_part():
+        if self._executions.free <= 0 or self._has_enough():
             return False
         self._tickets += 1
         self._executions.reserve(1)
@@ -154,11 +152,6 @@ class Claiming:
         self._tickets -= 1
         self._executions.give_back(1)
         self.freed(due=False)
-
-    def _is_its_part(self) -> bool:
-        """Whether the next start of a burst that began while it ran next to nothing is its own."""
-        self._turn = (self._turn + 1) % (1 + len(self.peers))
-        return self._turn == 0 and self._executions.present < ENOUGH
 
     def _has_enough(self) -> bool:
         """Whether what else there is is for the peers as well."""
