@@ -29,7 +29,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 @pytest.fixture(scope="module")
 def bundle(shop: Shop) -> Path:
     text = shop.wfes("export", "checkout", "--bundle", "one.wfes")
-    assert "23 events, 0 large values, 1 source files" in text
+    assert "23 events, 0 large values, 1 source file," in text
     return shop.folder / "one.wfes"
 
 

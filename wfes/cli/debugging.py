@@ -20,6 +20,7 @@ from wfes.cli.finding import find_instance
 from wfes.cli.handlers import Handlers, handlers_of, handlers_of_bundle
 from wfes.cli.screen import screen
 from wfes.cli.timeline import described
+from wfes.cli.values import counted
 from wfes.timetravel.attached import Attached
 from wfes.timetravel.bundle import code_here, read_bundle, write_bundle
 from wfes.timetravel.debugger import Debugger
@@ -99,7 +100,8 @@ def debug(
         return
     front: Front = Prompt(pages, handlers.workflow.module.partition(".")[0])
     if address is not None:
-        front = Attached(*address, lambda line: click.echo(line, err=True), pages.heading)
+        own = handlers.workflow.handler.__code__.co_filename
+        front = Attached(*address, lambda line: click.echo(line, err=True), pages.heading, own)
     Debugger(recording, handlers.workflow, front, at=at, workflows=handlers.known).run()
 
 
@@ -212,7 +214,8 @@ def export(place: Place, id: str, bundle: Path | None, modules: tuple[str, ...],
         out.json(facts)
         return
     out.line(
-        f"wrote {bundle}: {len(recording.rows):,} events, {len(recording.blobs):,} large values, "
-        f"{len(code.sources)} source files, {bundle.stat().st_size:,} bytes"
+        f"wrote {bundle}: {counted(len(recording.rows), 'event')}, "
+        f"{counted(len(recording.blobs), 'large value')}, {counted(len(code.sources), 'source file')}, "
+        f"{counted(bundle.stat().st_size, 'byte')}"
     )
     out.line((f"look at it with: wfes debug {bundle}", "dim"))

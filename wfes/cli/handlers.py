@@ -7,7 +7,9 @@ agreed to that.
 
 from __future__ import annotations
 
+import atexit
 import importlib
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -133,6 +135,7 @@ def _from_bundle(bundle: Bundle, *, agreed: bool) -> Handlers:
         if not click.confirm("run it?", err=True):
             raise Failure("nothing was run")
     folder = tempfile.mkdtemp(prefix="wfes-bundle-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     unpack_sources(code, Path(folder))
     top = {path.partition("/")[0].removesuffix(".py") for path in code.sources}
     for loaded in list(sys.modules):

@@ -33,15 +33,22 @@ class Attached:
         host, port: where it listens.
         say: prints a line for people.
         heading: what is to be said of a moment.
+        own: the file of the handler, which counts as the user's own wherever it lies.
     """
 
     def __init__(
-        self, host: str, port: int, say: Callable[[str], None], heading: Callable[[Moment], Sequence[str]]
+        self,
+        host: str,
+        port: int,
+        say: Callable[[str], None],
+        heading: Callable[[Moment], Sequence[str]],
+        own: str,
     ) -> None:
         self._host = host
         self._port = port
         self._say = say
         self._heading = heading
+        self._own = own
         self._run: Running | None = None
         self._jump: Goto | None = None
         self._debugpy: Any = None
@@ -59,7 +66,7 @@ class Attached:
         self.run_fast()
 
     def _serve(self) -> None:
-        served = _debugpy()
+        served = _debugpy(self._own)
         place = f"{self._host}:{self._port}"
         try:
             served.listen((self._host, self._port))
@@ -137,10 +144,12 @@ def _instruction(frame: FrameType, line: int) -> int:
     return 0
 
 
-def _debugpy() -> Any:
+def _debugpy(own: str) -> Any:
     """The library, told what is not the user's code before it is imported."""
-    package = str(Path(__file__).parent.parent)
-    os.environ.setdefault("LIBRARY_ROOTS", os.pathsep.join((*LIBRARIES, package)))
+    roots = (*LIBRARIES, f"{Path(__file__).parent.parent}{os.sep}")
+    os.environ.setdefault("LIBRARY_ROOTS", os.pathsep.join(roots))
+    if own.startswith(roots):
+        os.environ.setdefault("IDE_PROJECT_ROOTS", str(Path(own).parent))
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     try:
         import debugpy
