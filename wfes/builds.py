@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
+from wfes.errors import WfesError
 from wfes.log.port import Log
 from wfes.subscription.building import Build, Built, Cancelled, Join, Progress
 from wfes.subscription.following import Follow
@@ -115,6 +116,9 @@ class Builds:
                 )
             future.set_result(built)
         except Cancelled as error:
+            future.set_exception(error)
+        except WfesError as error:
+            logger.error("projection %r cannot be built anew: %s", name, error)
             future.set_exception(error)
         except Exception as error:
             logger.exception("projection %r cannot be built anew", name)
