@@ -70,51 +70,74 @@ class PathWait:
 
 
 def waits_of(history: Iterable[e.Recorded]) -> dict[str, PathWait]:
-    """The waits that a history has, by path, in the order they began; those that a new start of the instance, or its
-    end, left open count as cancelled."""
-    found: dict[str, PathWait] = {}
+    """The waits that a history has, by path, in the order they began; those that its end left open count as
+    cancelled. A fork that was given what a wait of its origin's gave has that wait."""
     outside: dict[int, Json] = {}
+    waits, origins = _Waits(outside), _Waits(outside)
     for recorded in history:
-        event = recorded.event
+        event, version = recorded.event, recorded.originator_version
+        if isinstance(event, e.EventVoided):
+            origins.feed(e.CATALOGUE[event.event](**event.body), version)
+        elif isinstance(event, e.ResultReused):
+            given = origins.found.get(event.path)
+            if given is not None:
+                waits.found[event.path] = given
+        else:
+            waits.feed(event, version)
+    return waits.found
+
+
+class _Waits:
+    """Takes events in order. What came from outside stands in `outside`, by version."""
+
+    def __init__(self, outside: dict[int, Json]) -> None:
+        self.found: dict[str, PathWait] = {}
+        self._outside = outside
+
+    def feed(self, event: e.Event, version: int) -> None:
+        """Takes the next event."""
         match event:
             case e.EventReceived():
-                outside[recorded.originator_version] = event.payload
+                self._outside[version] = event.payload
             case e.DataProvided():
-                outside[recorded.originator_version] = event.data
+                self._outside[version] = event.data
             case e.TargetEnded():
-                outside[recorded.originator_version] = {"status": event.status, "output": event.output}
+                self._outside[version] = {"status": event.status, "output": event.output}
             case e.SleepScheduled():
-                found[event.path] = PathWait("sleep", event.path, event.at, event.until)
+                self.found[event.path] = PathWait("sleep", event.path, event.at, event.until)
             case e.ListenStarted():
-                found[event.path] = PathWait("listen", event.event, event.at, event.until)
+                self.found[event.path] = PathWait("listen", event.event, event.at, event.until)
             case e.RequestIssued():
-                found[event.path] = PathWait("request", event.name, event.at, event.until)
+                self.found[event.path] = PathWait("request", event.name, event.at, event.until)
             case e.ChildStarted():
-                found[event.path] = PathWait("child", event.workflow, event.at, event.until)
+                self.found[event.path] = PathWait("child", event.workflow, event.at, event.until)
             case e.WaitStarted():
-                found[event.path] = PathWait("workflow", event.instance, event.at, event.until)
+                self.found[event.path] = PathWait("workflow", event.instance, event.at, event.until)
+            case _:
+                self._over(event)
+
+    def _over(self, event: e.Event) -> None:
+        match event:
             case e.SleepEnded():
-                _end(found, event, "completed", None)
+                self._end(event, "completed")
             case e.ListenEnded():
-                _end(found, event, "completed", outside.pop(event.received, None))
+                self._end(event, "completed", self._outside.get(event.received))
             case e.RequestEnded():
-                _end(found, event, "completed", outside.pop(event.provided, None))
+                self._end(event, "completed", self._outside.get(event.provided))
             case e.ChildEnded() | e.WaitEnded():
-                _end(found, event, "completed", outside.pop(event.ended, None))
+                self._end(event, "completed", self._outside.get(event.ended))
             case e.WaitTimedOut():
-                _end(found, event, "timed_out", None)
+                self._end(event, "timed_out")
             case e.WaitCancelled():
-                _end(found, event, "cancelled", None)
+                self._end(event, "cancelled")
             case _ if event.terminal:
-                for wait in found.values():
+                for wait in self.found.values():
                     if wait.status == "waiting":
                         wait.status, wait.ended_at = "cancelled", event.at
             case _:
                 pass
-    return found
 
-
-def _end(found: dict[str, PathWait], event: e.At, status: str, result: Json) -> None:
-    wait = found.get(event.path)
-    if wait is not None:
-        wait.status, wait.result, wait.ended_at = status, result, event.at
+    def _end(self, event: e.At, status: str, result: Json = None) -> None:
+        wait = self.found.get(event.path)
+        if wait is not None:
+            wait.status, wait.result, wait.ended_at = status, result, event.at

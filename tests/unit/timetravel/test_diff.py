@@ -239,3 +239,36 @@ def test_of_many_changes_the_first_are_written() -> None:
 )
 def test_places_at_which_values_differ(before: Any, after: Any, expected: list[str]) -> None:
     assert [place for place, _, _ in differences(before, after, "x")] == expected
+
+
+def test_a_fork_parts_from_its_origin_where_it_was_changed() -> None:
+    """What it was given of the origin's later outcomes, waits among them, is as it was there."""
+
+    @workflow(requests={"go": bool})
+    async def double(number: int, step: Step) -> int:
+        first = await step("first", int, number, thread=False)
+        go = await step.request("go")
+        return await step("second", int, first + go, thread=False)
+
+    async def main() -> None:
+        async with testing.engine([double]) as env:
+            origin = await double.start(3, id="origin")
+            await env.settle()
+            await double.provide((await env.engine.requests()).items[0], True)
+            await origin.result()
+            last = (await origin.refresh()).version
+            same = await origin.fork(last - 3)
+            await env.until(same.result())
+            assert not await diff(origin, same)
+            assert await same.at(4) == await origin.at(4)
+
+            changed = await origin.fork(last, results={"first": 50})
+            await env.until(changed.result())
+            found = await diff(origin, changed)
+            assert found.parting is not None
+            assert found.parting.path == "first"
+            assert found.parting.after is not None
+            assert found.parting.after.data["result"] == 50
+            assert [(change.kind, change.path) for change in found.changes] == [("step", "first")]
+
+    asyncio.run(main())
