@@ -171,18 +171,21 @@ class Changes:
 class _Places:
     """Where paths first stand in a history, by the names that their uses are counted by."""
 
-    __slots__ = ("_known", "_uses")
+    __slots__ = ("_known", "_last", "_uses")
 
     def __init__(self, paths: Iterable[str]) -> None:
         """Makes it of the paths in their order; those around a path, which may be fan-outs, are asked for with it."""
         self._known: dict[str, int] = {}
         self._uses: dict[str, list[tuple[int, int]]] = {}
+        self._last: dict[str, int] = {}
         for place, path in enumerate(paths):
             while path and path not in self._known:
                 self._known[path] = place
                 around, _, part = path.rpartition("/")
                 name, use = use_of(part)
-                self._uses.setdefault(f"{around}/{name}" if around else name, []).append((use, place))
+                counted = f"{around}/{name}" if around else name
+                self._uses.setdefault(counted, []).append((use, place))
+                self._last[counted] = max(use, self._last.get(counted, 0))
                 path = around
 
     def of(self, scope: Scope, name: str) -> int | None:
@@ -193,10 +196,11 @@ class _Places:
         exact = self._known.get(scope.next_path(name))
         if exact is not None:
             return exact
-        uses = self._uses.get(f"{scope.path}/{name}" if scope.path else name)
-        if not uses:
-            return None
+        counted = f"{scope.path}/{name}" if scope.path else name
         begun = scope.uses(name)
+        if begun >= self._last.get(counted, 0):
+            return None
+        uses = self._uses[counted]
         return min((place for use, place in uses if use > begun), default=None)
 
 
