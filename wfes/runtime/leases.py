@@ -160,6 +160,8 @@ class Census:
         needs_beat: somebody is registered who judges this worker by its heartbeat.
         unsure: a lock is free that has to be looked at again soon.
         locks: somebody's lock can be seen from here: looking often pays.
+        patience_nanos: after how long, in nanoseconds, the first of the living that only heartbeats tell of would be
+            dead; None: there are none.
     """
 
     dead: list[str] = field(default_factory=list[str])
@@ -168,6 +170,7 @@ class Census:
     needs_beat: bool = False
     unsure: bool = False
     locks: bool = False
+    patience_nanos: int | None = field(default=None, compare=False)
 
 
 @dataclass(slots=True)
@@ -248,6 +251,9 @@ class Observer:
                 census.dead.append(other.id)
                 continue
             census.alive.append(other.id)
+            if not self._certain or other.id not in free:
+                left = other.lease_micros * 1_000 - known.unchanged
+                census.patience_nanos = min(left, census.patience_nanos or left)
             if known.is_peer and not other.draining:
                 census.peers.append(other.id)
         self._seen = seen

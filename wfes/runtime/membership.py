@@ -216,7 +216,7 @@ class Membership:
             self._hold = await asyncio.to_thread(presence.hold, worker)
             heart = Heart(self._writer, self._now, worker, presence, self._hold, self._me.lease)
             observer = leases.Observer(worker, self._me.machine, presence, workflows=self._me.code)
-            lookout = Lookout(self._log, observer, worker, self._work, heart.beat)
+            lookout = Lookout(self._log, observer, worker, self._work, heart.beat, self._me.lease)
         try:
             await self._write(self._registration(), withdrawable=True)
             if lookout is not None and presence is not None:

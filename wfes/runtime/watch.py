@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FrameType
 
+from wfes.core.durations import SECOND
 from wfes.errors import WfesError
 from wfes.log.port import Log
 from wfes.runtime import leases
@@ -27,9 +28,9 @@ from wfes.runtime.claims import Work, orphans
 _log = logging.getLogger("wfes")
 
 TICK_SECONDS = 1.0
-"""From when on a blocked loop is worth a warning, and how often the thread looks where there is nobody else."""
+"""From when on a blocked loop is worth a warning, and how often the thread looks where no lock is to be seen."""
 LOOK_SECONDS = 0.5
-"""How often it looks at other workers' locks and heartbeats; a lease is overstepped by no more."""
+"""How often it looks at other workers' locks."""
 UNSURE_SECONDS = 0.12
 """How soon it looks again where a worker seems to be dead."""
 ORPHANS_LOOKS = 60
@@ -54,10 +55,20 @@ class Sighting:
 
 
 class Lookout:
-    """Reads the table of workers, judges them, and writes this worker's heartbeat. For one thread at a time."""
+    """Reads the table of workers, judges them, and writes this worker's heartbeat. For one thread at a time.
+
+    Attributes:
+        beat_seconds: how often it is to look at least, for a heartbeat is only written then.
+    """
 
     def __init__(
-        self, log: Log, observer: leases.Observer, worker: str, work: Work, beat: Callable[[bool], None]
+        self,
+        log: Log,
+        observer: leases.Observer,
+        worker: str,
+        work: Work,
+        beat: Callable[[bool], None],
+        lease: int = leases.LEASE_MICROS,
     ) -> None:
         """Makes it for one worker.
 
@@ -67,7 +78,9 @@ class Lookout:
             worker: this worker's id.
             work: what is to be done for this engine's workflows.
             beat: writes the heartbeat if it is time to; called with whether somebody needs it.
+            lease: this worker's, in microseconds.
         """
+        self.beat_seconds = lease / SECOND / leases.BEATS_A_LEASE
         self._log = log
         self._observer = observer
         self._worker = worker
@@ -179,7 +192,10 @@ class Watch:
             self._loop.call_soon_threadsafe(self._sighted, sighting)
         if census.unsure:
             return UNSURE_SECONDS
-        return LOOK_SECONDS if census.alive or census.dead else TICK_SECONDS
+        pause = LOOK_SECONDS if census.locks else TICK_SECONDS
+        if census.patience_nanos is not None:
+            pause = min(pause, max(census.patience_nanos / 1e9, UNSURE_SECONDS))
+        return min(pause, self._lookout.beat_seconds)
 
 
 class Blockage:
