@@ -21,7 +21,7 @@ import scenarios
 from checks import doubled, histories_of, problems_of, stored_events
 from driver import CASES
 from places import put, url_of
-from pooler import POOLERS, pgbouncer, pooled
+from pooler import POOLERS, pooled
 from scenarios import finished, spawn
 
 from wfes import Engine, LogUnavailable, Step, workflow
@@ -31,8 +31,6 @@ from wfes.core import events as e
 @pytest.fixture(params=POOLERS)
 def through(request: pytest.FixtureRequest, postgres_url: str, tmp_path: Path) -> Generator[Path]:
     """A trial's folder, with its log behind a pooler."""
-    if request.param != "kit" and pgbouncer() is None:
-        pytest.skip("PgBouncer is not installed")
     corpus.use(tmp_path / "calls")
     with pooled(postgres_url, request.param) as url:
         put(tmp_path, url)
