@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from wfes.core import events as e
@@ -27,11 +28,6 @@ def meant(event: e.Event) -> e.Event:
     if cls is None:
         raise UnknownEvent(event.event)
     body: dict[str, Any] = event.body
-    fields: dict[str, Any] = {
-        name: tuple(value) if name in _TUPLES else value for name, value in body.items()
-    }
-    return cls(**fields)
-
-
-_TUPLES = frozenset({"tags", "suspended", "taken"})
-"""Names of fields that are tuples, which JSON has none of."""
+    tuples = {each.name for each in fields(cls) if str(each.type).startswith("tuple")}
+    values: dict[str, Any] = {name: tuple(value) if name in tuples else value for name, value in body.items()}
+    return cls(**values)

@@ -402,8 +402,11 @@ class ForbiddenInTransaction(WfesError):
     """
 
     def __init__(self, reason: str) -> None:
-        super().__init__(reason)
+        super().__init__()
         self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 class UnstorableValue(WfesError, ValueError):

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from wfes.core import chain
 from wfes.core import events as e
-from wfes.core.events import CATALOGUE, Event, Recorded
+from wfes.core.events import CATALOGUE, Copied, Event, Recorded
+from wfes.core.voiding import meant, void
 from wfes.errors import UnknownEvent
-from wfes.log.application import EventMapper, body_bytes, decode, digest, encode
+from wfes.log.application import EventMapper, body_bytes, copy_bytes, decode, digest, encode
 
 JSON = st.recursive(
     st.none()
@@ -32,6 +33,8 @@ BY_TYPE: dict[str, st.SearchStrategy[Any]] = {
     "bool": st.booleans(),
     "float": st.floats(0, 100),
     "Json": JSON,
+    "tuple[int, ...]": st.lists(st.integers(1, 2**31), max_size=3).map(tuple),
+    "dict[str, int]": st.dictionaries(st.text(max_size=4), st.integers(0, 2**53), max_size=3),
     "tuple[str, ...]": st.lists(st.text(max_size=4), max_size=3).map(tuple),
 }
 
@@ -62,6 +65,22 @@ def stored(event: Event, state: bytes | None = None, topic: str | None = None) -
 @given(events())
 def test_every_event_comes_back(event: Event) -> None:
     assert decode(stored(event)) == Recorded("i", 7, event, 42)
+
+
+@given(events(), st.builds(Copied, st.booleans(), st.none() | st.text(max_size=4)))
+def test_a_copy_is_marked(event: Event, mark: Copied) -> None:
+    """What a fork's history begins with."""
+    found = decode(stored(event, chain.GENESIS + copy_bytes(event, mark)))
+    assert found == Recorded("i", 7, event, 42, mark if mark.changed else Copied())
+
+
+@given(events())
+def test_void_events_are_what_they_were(event: Event) -> None:
+    if not isinstance(event, e.EventVoided):
+        found = decode(stored(void(event, dropped=True))).event
+        assert isinstance(found, e.EventVoided)
+        assert found.dropped
+        assert meant(found) == event
 
 
 @given(events())
