@@ -220,7 +220,8 @@ def test_a_handler_that_cannot_be_imported_and_one_whose_source_is_gone(shop: Sh
     assert "the module 'shop' cannot be imported: ModuleNotFoundError" in refused
     (tmp_path / "shop.py").unlink()
     refused = other.wfes("debug", "broken", "--listen", "5678", code=2)
-    assert "where the handler of workflow 'broken' is, is not known here: say its module" in refused
+    assert "the handler of workflow 'broken' was run from the module 'shop', which is not in" in refused
+    assert "--module shop imports it" in refused
     # Python can run what it has compiled: the prompt works, without source lines.
     (tmp_path / "shop.py").write_text(SHOP)
     py_compile.compile(str(tmp_path / "shop.py"), cfile=str(tmp_path / "shop.pyc"))

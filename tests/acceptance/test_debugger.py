@@ -133,6 +133,16 @@ def test_tasks_that_run_side_by_side_are_found_by_what_they_await(shop: Shop) ->
         assert line_at(terminal.ask(f"goto {item}")) == '-> many = await step.map("many", order.items, price)'
 
 
+def test_breakpoints_in_the_source_stop_only_who_runs_on(shop: Shop, tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(SHOP.replace("total = 0", "breakpoint()\n    total = 0"))
+    shutil.copy(shop.log, tmp_path / "shop.db")
+    with debugging(shop, "checkout", "--at", "4", folder=tmp_path) as terminal:
+        assert "event 4 of 23" in terminal.prompt()
+        assert "event 1 of 23" in terminal.ask("goto 1")
+        assert line_at(terminal.ask("c")) == "-> total = 0"
+        assert "event 3 of 23" in terminal.ask("goto 3")
+
+
 def test_a_failed_instance_is_opened_where_it_failed(shop: Shop) -> None:
     with debugging(shop, "broken") as terminal:
         opened = terminal.prompt()

@@ -52,7 +52,12 @@ LOOPBACK = "127.0.0.1"
     help="Serve the debugger of an editor (VS Code, PyCharm) instead of a prompt; on this machine only, unless HOST "
     "is given.",
 )
-@click.option("--into", "path", metavar="PATH", help="Run this step's function, for real, after asking.")
+@click.option(
+    "--into",
+    "path",
+    metavar="PATH",
+    help="Run this step's function, for real, after asking; with --at: as it had begun by event N.",
+)
 @click.option("--yes", is_flag=True, help="With --into: do not ask.")
 @click.option("--trust", is_flag=True, help="With a bundle: run the source it holds.")
 @json_option

@@ -25,6 +25,7 @@ from wfes.timetravel.bundle import Bundle, differences, unpack_sources
 from wfes.timetravel.recording import Recording
 
 DIFFERENCES_MAX = 8
+DEMO = "wfes.demo."
 
 
 class Handlers:
@@ -53,7 +54,12 @@ def handlers_of(recording: Recording, modules: Sequence[str]) -> Handlers:
     module = _recorded_module(recording)
     if module is None:
         raise click.UsageError(
-            f"where the handler of workflow {name!r} is, is not known here: say its module, such as --module shop"
+            f"which module has the handler of workflow {name!r} is not recorded: say it, such as --module shop"
+        )
+    if not _is_here(module):
+        raise click.UsageError(
+            f"the handler of workflow {name!r} was run from the module {module!r}, which is not in {Path.cwd()}; "
+            f"--module {module} imports it from wherever it is, another name takes another module"
         )
     return _chosen(name, load_workflows([module]), [module])
 
@@ -67,15 +73,17 @@ def _chosen(name: str, found: Sequence[AnyWorkflow], modules: Sequence[str]) -> 
 
 
 def _recorded_module(recording: Recording) -> str | None:
-    """The module that ran it last, where its source stands in the current folder or below."""
+    """The module that ran it last."""
     modules = [str(code["module"]) for code in recording.codes if code.get("module")]
     if not modules or not all(part.isidentifier() for part in modules[-1].split(".")):
         return None
-    path = Path.cwd().joinpath(*modules[-1].split("."))
-    is_here = path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
-    if is_here or modules[-1].startswith("wfes.demo."):
-        return modules[-1]
-    return None
+    return modules[-1]
+
+
+def _is_here(module: str) -> bool:
+    """Whether its source stands in the current folder or below, where nobody but its owner puts modules."""
+    path = Path.cwd().joinpath(*module.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file() or module.startswith(DEMO)
 
 
 def handlers_of_bundle(bundle: Bundle, modules: Sequence[str], *, trust: bool) -> Handlers:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import builtins
 import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -21,6 +22,7 @@ from typing import Any
 from wfes.errors import WfesError
 from wfes.timetravel.frames import LIBRARIES, View
 from wfes.timetravel.moment import Goto, Kind, Moment, Move, Quit, Run, Running
+from wfes.timetravel.prompt import passed_over
 
 GOTO = "wfes_goto"
 """What the environment's console can call to go to another event; in effect at the next Continue."""
@@ -92,10 +94,12 @@ class Attached:
 
     def run_on(self) -> None:
         """Breakpoints and steps stop in the handler's code from here on."""
+        sys.breakpointhook = self._debugpy.breakpoint
         self._debugpy.trace_this_thread(True)
 
     def run_fast(self) -> None:
-        """Nothing stops from here on."""
+        """Nothing stops from here on, `breakpoint()` included."""
+        sys.breakpointhook = passed_over
         if self._debugpy is not None:
             self._debugpy.trace_this_thread(False)
 

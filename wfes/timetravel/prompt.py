@@ -86,12 +86,21 @@ class Prompt(pdb.Pdb):
     def run_on(self) -> None:
         """Traces the handler's code, if anything may stop in it."""
         stops = self.stopframe is not self.botframe or self.stoplineno != -1 or self.breaks
+        sys.breakpointhook = self._breakpoint
         sys.settrace(self.trace_dispatch if stops else None)
 
     def run_fast(self) -> None:
-        """Traces nothing."""
+        """Traces nothing, and passes over `breakpoint()`."""
         self.set_continue()
+        sys.breakpointhook = passed_over
         sys.settrace(None)
+
+    def _breakpoint(self, *args: object, **kwargs: object) -> None:
+        """Handler code has called `breakpoint()`: stops at its next line."""
+        frame = sys._getframe(1)
+        frame.f_trace = self.trace_dispatch
+        self.set_next(frame)
+        sys.settrace(self.trace_dispatch)
 
     def interrupt(self, frame: FrameType | None) -> bool:
         """Somebody pressed Ctrl-C while a run is under way: stops at the next line of the handler's code.
@@ -379,6 +388,10 @@ class Prompt(pdb.Pdb):
 
     do_c = do_cont = do_continue
     do_q = do_exit = do_quit
+
+
+def passed_over(*args: object, **kwargs: object) -> None:
+    """What `breakpoint()` does while nobody is to stop."""
 
 
 def _is_over(frame: FrameType) -> bool:

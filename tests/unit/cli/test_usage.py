@@ -33,6 +33,8 @@ COMMANDS = [
     "timers",
     "inbox",
     "projections",
+    "debug",
+    "export",
     "prune",
     "demo",
 ]

@@ -23,6 +23,10 @@ def hope(attempt: int) -> int:
     return attempt
 
 
+def one() -> int:
+    return 1
+
+
 def give_up(step: Step, reason: str) -> None:
     why = f"because {reason}"
     step.fail(why)
@@ -36,7 +40,7 @@ async def giving_up(step: Step) -> None:
 
 @workflow
 async def hoping(step: Step) -> int:
-    before = await step("before", abs, 1)
+    before: int = await step("before", one)
     return before + await step("hope", hope, max_attempts=1)
 
 
