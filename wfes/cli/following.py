@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import datetime
 
 import click
 
@@ -12,7 +13,7 @@ from wfes.cli.finding import find_instance
 from wfes.cli.screen import Part, Screen, screen
 from wfes.cli.telling import Telling
 from wfes.cli.timeline import ENDS, described
-from wfes.cli.values import clock
+from wfes.cli.values import POINT, clock
 from wfes.views import RecordedEvent
 
 LINES_DEFAULT = 20
@@ -20,12 +21,28 @@ LINES_DEFAULT = 20
 
 @click.command()
 @click.argument("id")
-@click.option("--after", type=click.IntRange(0), default=0, help="Only events above this version.")
-@click.option("--upto", type=click.IntRange(1), help="Only events up to this version.")
+@click.option(
+    "--after",
+    type=POINT,
+    metavar="VERSION|MOMENT",
+    default=0,
+    help="Only events above this version, or made later.",
+)
+@click.option(
+    "--upto", type=POINT, metavar="VERSION|MOMENT", help="Only events up to this version or moment."
+)
+@click.option(
+    "-f", "--follow", is_flag=True, help="Go on with what happens, until it is over; Ctrl-C ends it."
+)
 @json_option
 @click.pass_obj
-def history(place: Place, id: str, after: int, upto: int | None, as_json: bool) -> None:
-    """Print every event of an instance, in order."""
+def history(
+    place: Place, id: str, after: int | datetime, upto: int | datetime | None, follow: bool, as_json: bool
+) -> None:
+    """Print every event of an instance, in order.
+
+    With --follow and --json each event is one line.
+    """
 
     async def read() -> list[RecordedEvent]:
         async with opened(place) as engine:
@@ -33,7 +50,27 @@ def history(place: Place, id: str, after: int, upto: int | None, as_json: bool) 
             # In words an event is told with what went before it.
             return list(await instance.history(after if as_json else 0, upto))
 
-    print_events(screen(), perform(read()), as_json, after)
+    if follow:
+        if upto is not None or isinstance(after, datetime):
+            raise click.UsageError("--follow goes with --after VERSION alone")
+        with suppress(KeyboardInterrupt):
+            perform(_follow(place, id, after, printer(screen(), as_json)))
+        return
+    events = perform(read())
+    print_events(screen(), events, as_json, _version(events, after))
+
+
+def _version(events: Sequence[RecordedEvent], point: int | datetime) -> int:
+    if isinstance(point, int):
+        return point
+    return next((event.version - 1 for event in events if event.at > point), len(events))
+
+
+async def _follow(place: Place, id: str, after: int, show: Callable[[RecordedEvent], None]) -> None:
+    async with opened(place) as engine:
+        instance = await find_instance(engine, id)
+        async for event in instance.follow(after):
+            show(event)
 
 
 _COPIES_TOLD = {
