@@ -106,7 +106,7 @@ def test_a_bundle_without_source_says_so(shop: Shop, tmp_path: Path) -> None:
     assert facts["sources"] == []
     assert facts["events"] == 7
     refused = other.wfes("debug", "b.wfes", "--listen", "5678", code=2)
-    assert "cannot be imported here, and the bundle has no source of it" in refused
+    assert "and the bundle has no source of it: say its module" in refused
 
 
 # -- one step, for real ----------------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ def _is_here(module: str) -> bool:
 
 
 def handlers_of_bundle(bundle: Bundle, modules: Sequence[str], *, trust: bool) -> Handlers:
-    """The handler of a bundle's instance: what is importable here, else the bundle's own source.
+    """The handler of a bundle's instance: what stands in the current folder, else the bundle's own source.
 
     What differs between here and there is said.
 
@@ -99,7 +99,7 @@ def handlers_of_bundle(bundle: Bundle, modules: Sequence[str], *, trust: bool) -
     Raises:
         click.UsageError: there is no handler, or nobody agreed to run the bundle's.
     """
-    found = _importable(bundle, modules)
+    found = _found_here(bundle, modules)
     code = bundle.code
     wants_other = found is None or (trust and found.workflow.digest != code.digest)
     if wants_other and not modules:
@@ -115,11 +115,11 @@ def handlers_of_bundle(bundle: Bundle, modules: Sequence[str], *, trust: bool) -
     return found
 
 
-def _importable(bundle: Bundle, modules: Sequence[str]) -> Handlers | None:
+def _found_here(bundle: Bundle, modules: Sequence[str]) -> Handlers | None:
     if modules:
         return handlers_of(bundle.recording, modules)
     module = bundle.code.module
-    if module is None or module == "__main__":
+    if module is None or not all(part.isidentifier() for part in module.split(".")) or not _is_here(module):
         return None
     with suppress(click.UsageError):
         return handlers_of(bundle.recording, [module])
@@ -131,14 +131,16 @@ def _from_bundle(bundle: Bundle, *, agreed: bool) -> Handlers:
     name = recording.started.workflow
     if code.module is None or not code.sources:
         raise click.UsageError(
-            f"the handler of workflow {name!r} cannot be imported here, and the bundle has no source of it: say its "
+            f"the handler of workflow {name!r} is not in {Path.cwd()}, and the bundle has no source of it: say its "
             "module, such as --module shop"
         )
     files = ", ".join(list(code.sources)[:4]) + (", …" if len(code.sources) > 4 else "")
     told = f"the handler of workflow {name!r} would be run from the source in the bundle ({files})"
     if not agreed:
         if not sys.stdin.isatty():
-            raise click.UsageError(f"{told}: --trust allows it")
+            raise click.UsageError(
+                f"{told}: --trust allows it, --module NAME takes a module of yours instead"
+            )
         click.echo(f"{told}; that runs code of whoever made the bundle", err=True)
         if not click.confirm("run it?", err=True):
             raise Failure("nothing was run")
