@@ -79,6 +79,7 @@ async def work(folder: Path, role: dict[str, Any]) -> None:
     corpus.use(folder / "calls")
     ending = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ending.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     with wrapping(lambda log: witness.watching(folder, log)):
         while not ending.is_set():
             engine = Apart(proxied(folder), workflows=WORKFLOWS, projections=projected.ALL)
@@ -308,6 +309,8 @@ def _fork(folder: Path, order: dict[str, Any]) -> int:
 def _main() -> None:
     folder = Path(sys.argv[1])
     _end_with_parent(int(sys.argv[2]))
+    # A worker that is asked to end before it listens for that hears of it once it does.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     for line in sys.stdin:
         order = json.loads(line)
         if "fork" in order:
