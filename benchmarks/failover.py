@@ -74,12 +74,12 @@ async def work(url: str) -> None:
 
 
 @contextmanager
-def worker(url: str) -> Generator[subprocess.Popen[str]]:
+def worker(url: str, lease_ms: int | None = None) -> Generator[subprocess.Popen[str]]:
     """A worker process, at work."""
     line = [sys.executable, __file__, "--child", url]
-    environment = {**os.environ, "WFES_LEASE": f"{LEASE_MS / 1e3:g}s"} if "pooler" in url else None
+    lease = {} if lease_ms is None else {"WFES_LEASE": f"{lease_ms / 1e3:g}s"}
     with subprocess.Popen(
-        line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **lease}
     ) as process:
         assert process.stdout is not None
         if process.stdout.readline() != "ready\n":
@@ -113,11 +113,12 @@ async def failover(url: str, kills: int) -> list[float]:
     """Milliseconds from each kill to the instance's next event."""
     took: list[float] = []
     chance = random.Random(1)
+    lease_ms = LEASE_MS if "pooler" in url else None
     log = open_log(url)
     async with Engine(url, workflows=[endless, single], worker=False) as engine:
         log.open(())
         for _ in range(kills):
-            with worker(url) as owner, worker(url):
+            with worker(url, lease_ms) as owner, worker(url, lease_ms):
                 run = await engine.start(endless)
                 await appeared(log, run.id, "StepStarted", 1)
                 (owning,) = [each for each in await engine.workers() if each.holds]
