@@ -54,6 +54,7 @@ class Forking:
         command = Fork(
             id=id,
             draft=found.draft,
+            before=found.state,
             blobs=found.blobs,
             counts_as=found.counts_as,
             actor=actor,
@@ -71,7 +72,7 @@ class Forking:
 
         found = await self._prepared(origin, wanted, asked_by(wanted.actor))
         ended: set[str] = set()
-        for wait in found.draft.state(origin).waits.values():
+        for wait in found.state.waits.values():
             if wait.kind == "child" and wait.target is not None:
                 child = await self._parts.here(self._parts.histories.state(wait.target))
                 if child.status not in ACTIVE:

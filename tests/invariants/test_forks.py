@@ -55,7 +55,7 @@ async def gone_on(
     host = world.host = SimulatedHost([wf], seed=seed)
     host.clock._now = max(recorded.event.at for recorded in history)
     host.log.load(history[0].originator_id, history)
-    Fork(id="fork", draft=draft, actor="alice").run(host.log)
+    Fork(id="fork", draft=draft, before=draft.state(), actor="alice").run(host.log)
     state = host.log.state("fork")
     assert state is not None
     if state.paused:

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from wfes.concurrency import slot_value
 from wfes.core import events as e
 from wfes.core.codec import ABSENT, Json
+from wfes.core.state import InstanceState
 from wfes.core.voiding import meant
 from wfes.definition import Workflow
 from wfes.errors import ForkRefused
@@ -69,12 +70,14 @@ class Prepared:
 
     Attributes:
         draft: what its history begins with.
+        state: what that amounts to.
         later: the origin's events behind that.
         blobs: large values among the changes.
         counts_as: the field of the input that the workflow's concurrency is limited by, and the input's value of it.
     """
 
     draft: Draft
+    state: InstanceState
     later: Sequence[e.Recorded]
     blobs: Blobs
     counts_as: tuple[str, str] | None
@@ -116,7 +119,7 @@ def prepared(
     sealer = Sealer(values, declared, lambda why: ForkRefused(id, at, why))
     changes = _Changing(id, at, first, sealer, workflow).changes(wanted)
     draft = drafted(first, changes, later)
-    return Prepared(draft, later, sealer.blobs, _counts_as(draft, values, workflow))
+    return Prepared(draft, draft.state(), later, sealer.blobs, _counts_as(draft, values, workflow))
 
 
 def _version(id: str, history: Sequence[e.Recorded], asked: Any) -> int:

@@ -34,6 +34,7 @@ class Fork:
     Attributes:
         id: the fork's.
         draft: what its history begins with.
+        before: the state that the draft amounts to, worked out before the transaction, for long histories take a while.
         blobs: large values among the changes.
         counts_as: the field that the workflow's concurrency is limited by, as the caller knows it, and the input's
             value of it.
@@ -42,6 +43,7 @@ class Fork:
 
     id: str
     draft: Draft
+    before: InstanceState
     blobs: Blobs = ()
     counts_as: tuple[str, str] | None = None
     actor: str | None = None
@@ -58,8 +60,8 @@ class Fork:
         draft = copy.copy(self.draft)
         draft.events, draft.results = list(draft.events), dict(draft.results)
         self._take_ends(tx, draft)
-        draft.events = renamed(draft, self.id)
-        before = draft.state(self.id)
+        before = self.before
+        draft.events = renamed(draft, before, self.id)
         children = self._replace_children(tx, draft, before)
         limit = limit_of(tx, before.workflow)
         place = tx.position + 1

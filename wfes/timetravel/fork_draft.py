@@ -117,9 +117,9 @@ class Draft:
             for version, event in enumerate(self.events, 1)
         ]
 
-    def state(self, id: str) -> InstanceState:
-        """The state that the events amount to, for an instance of this id."""
-        state = InstanceState(id, done={})
+    def state(self) -> InstanceState:
+        """The state that the events amount to."""
+        state = InstanceState(self.origin)
         for version, event in enumerate(self.events, 1):
             evolve(state, event, version)
         return state
@@ -479,13 +479,16 @@ def add_end(draft: Draft, path: str, ended: e.TargetEnded) -> None:
     draft.results[path] = draft.set_aside(e.ChildEnded(at=ended.at, path=path, ended=named))
 
 
-def renamed(draft: Draft, id: str) -> list[e.Event]:
-    """The draft's events with the ids that open requests have in a fork of this id.
+def renamed(draft: Draft, state: InstanceState, id: str) -> list[e.Event]:
+    """The draft's events with the ids that open requests have in a fork of this id; what is closed is as it was.
 
-    What is closed is as it was.
+    Args:
+        draft: the fork.
+        state: what its events amount to.
+        id: the fork's id.
     """
     events = list(draft.events)
-    for path, wait in draft.state(id).waits.items():
+    for path, wait in state.waits.items():
         opening = events[wait.version - 1]
         if isinstance(opening, e.RequestIssued) and not wait.ready:
             new = derived_id(id, "fork", path, str(wait.version))

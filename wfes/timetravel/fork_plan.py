@@ -79,7 +79,9 @@ class ForkPlan:
         lines = [f"a fork of {self.workflow} {self.origin} at {self.at}, {self.status} at first"]
         if self.void_from is not None and self.void_from <= self.at:
             which = f"s {self.void_from} to {self.at} are" if self.void_from < self.at else f" {self.at} is"
-            lines.append(f"version{which} void; results there are given by path, where the fork asks for them")
+            lines.append(
+                f"version{which} void; results there are given by path, where the fork asks for them"
+            )
         if self.dropped:
             lines.append(f"left out: {', '.join(map(str, self.dropped))}")
         for what, title in _TITLES.items():
@@ -117,7 +119,7 @@ def plan_of(draft: Draft, later: Sequence[e.Recorded], ended: frozenset[str]) ->
         later: the origin's events behind it: what ran then runs again.
         ended: those children of the origin that have ended by now.
     """
-    state = draft.state(draft.origin)
+    state = draft.state()
     return ForkPlan(
         origin=draft.origin,
         at=draft.at,
@@ -130,12 +132,13 @@ def plan_of(draft: Draft, later: Sequence[e.Recorded], ended: frozenset[str]) ->
             if isinstance(event, e.EventVoided) and event.dropped
         ),
         void_from=draft.cut if draft.cut <= draft.at else None,
-        parts=tuple(_parts(draft, later, ended)),
+        parts=tuple(_parts(draft, state, later, ended)),
     )
 
 
-def _parts(draft: Draft, later: Sequence[e.Recorded], ended: frozenset[str]) -> list[ForkPart]:
-    state = draft.state(draft.origin)
+def _parts(
+    draft: Draft, state: InstanceState, later: Sequence[e.Recorded], ended: frozenset[str]
+) -> list[ForkPart]:
     kinds: dict[str, str] = {}
     outcomes: dict[str, int] = {}
     for version, event in enumerate(draft.events, 1):
