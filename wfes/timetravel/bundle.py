@@ -15,6 +15,7 @@ import json
 import platform
 import sys
 import zipfile
+import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from wfes.core import chain
+from wfes.core.events import WorkflowStarted
 from wfes.errors import WfesError
 from wfes.timetravel.frames import LIBRARIES
 from wfes.timetravel.recording import Recording
@@ -172,52 +174,44 @@ def _line(row: StoredRow) -> str:
 # -- reading ---------------------------------------------------------------------------------------------------------
 
 
-class NoBundle(WfesError):
-    """The file is no bundle, or a damaged one."""
-
-    def __init__(self, path: Path, detail: str) -> None:
-        super().__init__()
-        self.path = path
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return f"{self.path} is no bundle that can be read: {self.detail}"
+def _refused(path: Path, detail: str) -> WfesError:
+    return WfesError(f"{path} is no bundle that can be read: {detail}")
 
 
 def read_bundle(path: Path) -> Bundle:
     """Reads a bundle; nothing in it is run.
 
     Raises:
-        NoBundle: it is none, it is damaged, or its history was changed.
+        WfesError: it is none, it is damaged, or its history was changed.
         UnknownEvent: a newer release wrote it.
     """
     try:
         with zipfile.ZipFile(path) as file:
             if sum(info.file_size for info in file.infolist()) > UNPACKED_BYTES_MAX:
-                raise NoBundle(path, f"it holds more than {UNPACKED_BYTES_MAX:,} bytes")
+                raise _refused(path, f"it holds more than {UNPACKED_BYTES_MAX:,} bytes")
             parts = {info.filename: file.read(info) for info in file.infolist() if not info.is_dir()}
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-        raise NoBundle(path, str(error)) from error
+    except (OSError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise _refused(path, str(error)) from error
     try:
         manifest = _manifest(path, parts)
         recording = _recording(path, manifest, parts)
         return Bundle(recording, _code(path, manifest, parts))
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, WfesError):
             raise
-        raise NoBundle(path, f"{type(error).__name__}: {error}") from error
+        raise _refused(path, f"{type(error).__name__}: {error}") from error
 
 
 def _manifest(path: Path, parts: Mapping[str, bytes]) -> dict[str, Any]:
     if "manifest.json" not in parts or "history.jsonl" not in parts:
-        raise NoBundle(
+        raise _refused(
             path, "it has no manifest.json and history.jsonl; `wfes export ID --bundle FILE` makes one"
         )
     manifest = cast("dict[str, Any]", json.loads(parts["manifest.json"]))
     if manifest.get("format") != FORMAT:
-        raise NoBundle(path, f"its format is {manifest.get('format')!r}, not {FORMAT!r}")
+        raise _refused(path, f"its format is {manifest.get('format')!r}, not {FORMAT!r}")
     if manifest.get("version") != VERSION:
-        raise NoBundle(
+        raise _refused(
             path,
             f"it is of version {manifest.get('version')!r} and this wfes reads version {VERSION}: a newer one wrote it",
         )
@@ -236,19 +230,21 @@ def _recording(path: Path, manifest: Mapping[str, Any], parts: Mapping[str, byte
             b64decode(entry["stored"], validate=True),
         )
         if version != len(rows) + 1:
-            raise NoBundle(path, f"event {len(rows) + 1} is missing from its history")
+            raise _refused(path, f"event {len(rows) + 1} is missing from its history")
         if state[: chain.SIZE] != prev:
-            raise NoBundle(
+            raise _refused(
                 path, f"its history was changed: event {version} does not follow what stands before it"
             )
         rows.append((int(entry["position"]), id, version, topic, state))
         prev = chain.digest(id, version, topic, state)
     if len(rows) != manifest["events"] or not rows:
-        raise NoBundle(path, f"it has {len(rows)} of {manifest['events']} events")
+        raise _refused(path, f"it has {len(rows)} of {manifest['events']} events")
+    if rows[0][3] != WorkflowStarted.topic:
+        raise _refused(path, f"its history begins with {rows[0][3]}, not with an instance's start")
     blobs = {name.removeprefix("blobs/"): data for name, data in parts.items() if name.startswith("blobs/")}
     for digest, content in blobs.items():
         if hashlib.sha256(content).hexdigest() != digest:
-            raise NoBundle(path, f"the value {digest} was changed")
+            raise _refused(path, f"the value {digest} was changed")
     return Recording(id, rows, blobs)
 
 
@@ -259,7 +255,7 @@ def _code(path: Path, manifest: Mapping[str, Any], parts: Mapping[str, bytes]) -
             continue
         inner = PurePosixPath(name.removeprefix("source/"))
         if inner.is_absolute() or ".." in inner.parts or inner.suffix != ".py" or "\\" in name:
-            raise NoBundle(path, f"{name!r} is no place for a source file")
+            raise _refused(path, f"{name!r} is no place for a source file")
         sources[str(inner)] = data.decode()
     module = manifest.get("module")
     return Code(

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import zipfile
 from base64 import b64encode
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from wfes.core import chain, codec
 from wfes.core import events as e
 from wfes.errors import WfesError
 from wfes.log.application import digest, encode
 from wfes.runtime.values import Values
-from wfes.timetravel.bundle import Code, NoBundle, read_bundle, unpack_sources, write_bundle
+from wfes.timetravel.bundle import Code, read_bundle, unpack_sources, write_bundle
 from wfes.timetravel.recording import Recording, referred
 
 ID = "i-1"
@@ -93,32 +98,62 @@ def test_a_missing_large_value_is_missed_only_when_it_is_opened() -> None:
 
 def test_no_zip_file(path: Path) -> None:
     path.write_text("hello")
-    with pytest.raises(NoBundle, match=r"one\.wfes is no bundle that can be read: File is not a zip file"):
+    with pytest.raises(WfesError, match=r"one\.wfes is no bundle that can be read: File is not a zip file"):
         read_bundle(path)
 
 
 def test_a_zip_file_of_something_else(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("readme.txt", "hello")
-    with pytest.raises(NoBundle, match="wfes export ID --bundle FILE"):
+    with pytest.raises(WfesError, match="wfes export ID --bundle FILE"):
         read_bundle(path)
 
 
 def test_a_cut_off_file(written: Path) -> None:
     written.write_bytes(written.read_bytes()[:-100])
-    with pytest.raises(NoBundle):
+    with pytest.raises(WfesError, match="no bundle that can be read"):
+        read_bundle(written)
+
+
+@given(at=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_flipped_bit_is_noticed_or_changes_nothing(at: float, bit: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "one.wfes"
+        path.write_bytes(small_bundle())
+        content = bytearray(path.read_bytes())
+        content[int(at * len(content))] ^= 1 << bit
+        path.write_bytes(content)
+        with suppress(WfesError):
+            assert read_bundle(path).recording.rows[1:] == recorded().rows[1:]
+
+
+@cache
+def small_bundle() -> bytes:
+    """A bundle without its large value."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "one.wfes"
+        write_bundle(path, Recording(ID, recorded().rows, {}), CODE)
+        return path.read_bytes()
+
+
+def test_a_history_that_begins_elsewhere(written: Path) -> None:
+    stored = encode(e.StepStarted(at=1, path="a", attempt=1), ID, 1, chain.GENESIS)
+    line = {"version": 1, "position": 1, "type": stored.topic, "stored": b64encode(stored.state).decode()}
+    changed(written, "history.jsonl", lambda _: json.dumps(line).encode())
+    changed(written, "manifest.json", lambda data: json.dumps({**json.loads(data), "events": 1}).encode())
+    with pytest.raises(WfesError, match="begins with StepStarted"):
         read_bundle(written)
 
 
 def test_a_newer_bundle(written: Path) -> None:
     changed(written, "manifest.json", lambda data: json.dumps({**json.loads(data), "version": 2}).encode())
-    with pytest.raises(NoBundle, match="version 2 and this wfes reads version 1"):
+    with pytest.raises(WfesError, match="version 2 and this wfes reads version 1"):
         read_bundle(written)
 
 
 def test_a_manifest_that_says_nothing(written: Path) -> None:
     changed(written, "manifest.json", lambda _: b'{"format": "wfes-bundle", "version": 1}')
-    with pytest.raises(NoBundle, match="KeyError: 'instance'"):
+    with pytest.raises(WfesError, match="KeyError: 'instance'"):
         read_bundle(written)
 
 
@@ -131,33 +166,33 @@ def test_an_event_that_was_changed(written: Path) -> None:
         return json.dumps(entry).encode() + b"\n" + second + b"\n"
 
     changed(written, "history.jsonl", change)
-    with pytest.raises(NoBundle, match="event 2 does not follow what stands before it"):
+    with pytest.raises(WfesError, match="event 2 does not follow what stands before it"):
         read_bundle(written)
 
 
 def test_an_event_that_is_missing(written: Path) -> None:
     changed(written, "history.jsonl", lambda data: data.splitlines()[1] + b"\n")
-    with pytest.raises(NoBundle, match="event 1 is missing"):
+    with pytest.raises(WfesError, match="event 1 is missing"):
         read_bundle(written)
 
 
 def test_a_last_event_that_is_missing(written: Path) -> None:
     changed(written, "history.jsonl", lambda data: data.splitlines()[0] + b"\n")
-    with pytest.raises(NoBundle, match="it has 1 of 2 events"):
+    with pytest.raises(WfesError, match="it has 1 of 2 events"):
         read_bundle(written)
 
 
 def test_a_large_value_that_was_changed(written: Path) -> None:
     (name,) = (f"blobs/{each}" for each in recorded().blobs)
     changed(written, name, lambda data: data[:-2] + b'y"')
-    with pytest.raises(NoBundle, match="was changed"):
+    with pytest.raises(WfesError, match="was changed"):
         read_bundle(written)
 
 
 @pytest.mark.parametrize("name", ["../evil.py", "/evil.py", "shop/../../evil.py", "shop/run.sh"])
 def test_a_source_that_would_lie_elsewhere(written: Path, name: str) -> None:
     changed(written, f"source/{name}", lambda _: b"print()")
-    with pytest.raises(NoBundle, match="no place for a source file"):
+    with pytest.raises(WfesError, match="no place for a source file"):
         read_bundle(written)
 
 
