@@ -195,26 +195,35 @@ def test_a_difference_is_shown_where_the_code_has_it(shop: Shop, tmp_path: Path)
 
 
 def test_ctrl_c_stops_an_endless_loop_and_ctrl_d_leaves(shop: Shop) -> None:
-    terminal = Terminal(shop, "debug", "endless", "--at", "4")
-    terminal.prompt()
-    terminal.child.sendline("c")
-    until = time.monotonic() + 20
-    while not (shop.folder / LOOPING).exists():
-        assert time.monotonic() < until
-    terminal.child.sendintr()
-    assert "interrupted" in terminal.prompt()
-    assert terminal.ask("p turns >= 1000").strip() == "True"
-    assert line_at(terminal.ask("back")) == '-> await step("first", price, "a")'
-    terminal.child.sendeof()
-    assert terminal.ended()[0] == 0
+    with closed(Terminal(shop, "debug", "endless", "--at", "4")) as terminal:
+        terminal.prompt()
+        terminal.child.sendline("c")
+        until = time.monotonic() + 20
+        while not (shop.folder / LOOPING).exists():
+            assert time.monotonic() < until
+        terminal.child.sendintr()
+        assert "interrupted" in terminal.prompt()
+        assert terminal.ask("p turns >= 1000").strip() == "True"
+        assert line_at(terminal.ask("back")) == '-> await step("first", price, "a")'
+        terminal.child.sendeof()
+        assert terminal.ended()[0] == 0
 
 
 def test_ctrl_c_at_the_prompt_leaves(shop: Shop) -> None:
-    terminal = Terminal(shop, "debug", "broken")
-    terminal.prompt()
-    assert "Traceback" not in terminal.interrupt()
-    terminal.child.close()
-    assert terminal.child.exitstatus == 0
+    with closed(Terminal(shop, "debug", "broken")) as terminal:
+        terminal.prompt()
+        assert "Traceback" not in terminal.interrupt()
+        terminal.child.close()
+        assert terminal.child.exitstatus == 0
+
+
+@contextmanager
+def closed(terminal: Terminal) -> Generator[Terminal]:
+    """A terminal whose program does not outlive the test."""
+    try:
+        yield terminal
+    finally:
+        terminal.child.close(force=True)
 
 
 def test_the_log_is_not_needed_any_more_once_the_prompt_is_there(shop: Shop, tmp_path: Path) -> None:
