@@ -257,7 +257,8 @@ def _plain(event: e.Event, name: str, value: Any, values: Values) -> Any:
     if name == "body" and isinstance(event, e.EventVoided):
         return plain_data(meant(event), values)
     if name == "dues":
-        return {path: moment(due) for path, due in value.items()}
+        dues: dict[str, int] = value
+        return {path: moment(due) for path, due in dues.items()}
     if name == "former":
         return {field: _plain(event, field, part, values) for field, part in value.items()}
     if isinstance(event, e.CallRecorded):

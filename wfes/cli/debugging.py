@@ -19,8 +19,8 @@ from wfes.cli.app import Failure, Place, json_option, opened
 from wfes.cli.finding import find_instance
 from wfes.cli.handlers import Handlers, handlers_of, handlers_of_bundle
 from wfes.cli.screen import screen
-from wfes.cli.timeline import described
 from wfes.cli.values import counted
+from wfes.cli.wording import described
 from wfes.timetravel.attached import Attached
 from wfes.timetravel.bundle import code_here, read_bundle, write_bundle
 from wfes.timetravel.debugger import Debugger

@@ -12,8 +12,9 @@ from wfes.cli.app import Place, json_option, opened, perform
 from wfes.cli.finding import find_instance
 from wfes.cli.screen import Part, Screen, screen
 from wfes.cli.telling import Telling
-from wfes.cli.timeline import ENDS, described
+from wfes.cli.timeline import ENDS
 from wfes.cli.values import POINT, clock
+from wfes.cli.wording import described
 from wfes.views import RecordedEvent
 
 LINES_DEFAULT = 20

@@ -17,8 +17,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from wfes.cli.screen import Part, Screen
-from wfes.cli.timeline import ENDS, LoggedEvent, Row, Timeline
+from wfes.cli.timeline import ENDS, Row, Timeline
 from wfes.cli.values import clipped, counted, error_text, gist, span
+from wfes.cli.wording import LoggedEvent
 
 Line = list[Part]
 Sizes = dict[tuple[str, str], int]

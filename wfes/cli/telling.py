@@ -6,7 +6,8 @@ instance before. Owns that memory, so events must be given in order and from the
 
 from __future__ import annotations
 
-from wfes.cli.timeline import ENDS, LoggedEvent, described
+from wfes.cli.timeline import ENDS
+from wfes.cli.wording import LoggedEvent, described
 
 CUT_OFF = "again, after it was cut off by a crash or stop"
 _OVER = frozenset({"StepCompleted", "StepAttemptFailed", "StepFailed", "StepCancelled"})

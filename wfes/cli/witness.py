@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from wfes.cli.screen import Part
-from wfes.cli.timeline import LoggedEvent
 from wfes.cli.values import counted, span
+from wfes.cli.wording import LoggedEvent
 
 
 @dataclass(frozen=True, slots=True)

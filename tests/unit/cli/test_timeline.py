@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from wfes.cli.timeline import Timeline, described, walk
+from wfes.cli.timeline import Timeline, walk
+from wfes.cli.wording import described
 from wfes.core.events import CATALOGUE
 from wfes.errors import ErrorInfo
 from wfes.views import RecordedEvent
