@@ -183,7 +183,7 @@ def test_a_difference_is_shown_where_the_code_has_it(shop: Shop, tmp_path: Path)
     version = shop.version("checkout", "StepStarted", "right")
     with debugging(shop, "checkout", folder=tmp_path) as terminal:
         opened = terminal.prompt()
-        assert f"version {version} of the history: the code differs" in opened
+        assert f"version {version} of the history differs" in opened
         assert "step 'right' was asked for" in opened
         assert "step 'wrong'" in opened
         assert line_at(opened) == '-> second = await step("wrong", price, right)'

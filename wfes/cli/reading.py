@@ -71,7 +71,13 @@ def ls(
                 limit=limit,
                 cursor=cursor,
             )
-            return page, await engine.without_worker(page)
+            rows = [
+                dataclasses.replace(row, reason=(await engine.get(row.id)).reason)
+                if row.status is Status.PAUSED
+                else row
+                for row in page.items
+            ]
+            return dataclasses.replace(page, items=rows), await engine.without_worker(page)
 
     page, without = perform(read())
     out = screen()
@@ -109,7 +115,7 @@ def ls(
             for cells, row in zip(rows, page.items, strict=True):
                 cells.append(
                     (NO_WORKER, "bad")
-                    if row.id in without
+                    if row.id in without and row.reason is None
                     else (clipped(row.reason or "", REASON_CHARS), "dim")
                 )
         out.table(titles, rows)

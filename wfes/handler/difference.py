@@ -74,7 +74,7 @@ class Difference:
     def __str__(self) -> str:
         where = f"version {self.version} of the history" if self.version else "the history"
         at = "" if self.place is None else f" (at {self.place})"
-        lines = [f"{where}: the code differs from what it recorded", f"  recorded: {self.expected}"]
+        lines = [f"{where} differs:", f"  recorded: {self.expected}"]
         lines.append(f"  now:      {self.actual}{at}")
         lines.extend(f"  {name:<9} {text}" for name, text in self._codes())
         if self.note is not None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from wfes import Engine
+from wfes import Engine, Step, workflow
 from wfes.cli import main
 from wfes.cli.loading import load_workflows
 from wfes.timetravel.many import ALONE_MAX
@@ -232,3 +232,40 @@ def test_a_progress_bar_on_a_terminal() -> None:
     assert "replayed" in text
     assert "differ" in text
     assert f"{COUNT + 1} instances replayed" in text
+
+
+def test_why_an_instance_is_paused(tmp_path: Path) -> None:
+    """An instance that is held for its code is listed with the difference."""
+    url = f"sqlite:///{tmp_path}/log.db"
+
+    def made(first: str) -> Any:
+        @workflow(name="parcel")
+        async def parcel(step: Step) -> None:
+            await step(first, abs, 1)
+            await step.listen("picked up")
+
+        return parcel
+
+    async def fill() -> None:
+        for first, wanted in (("pack", "listening"), ("weigh", "paused")):
+            wf = made(first)
+            async with Engine(url, workflows=[wf]):
+                run = await wf.start(id="p-1")
+                while run.status != wanted:
+                    if run.status == "listening":
+                        await run.send("picked up", id="once")
+                    await asyncio.sleep(0.005)
+                    await run.refresh()
+
+    asyncio.run(fill())
+    listed = CliRunner().invoke(main, ["--url", url, "ls", "--status", "paused"])
+    assert listed.exit_code == 0
+    for words in (
+        "p-1",
+        "of the history differs: recorded: step 'pack' was asked for",
+        "asks for step 'weigh'",
+    ):
+        assert words in listed.output
+    as_json = CliRunner().invoke(main, ["--url", url, "ls", "--status", "paused", "--json"])
+    (row,) = json.loads(as_json.output)["items"]
+    assert "  now:      asks for step 'weigh' (at " in row["reason"]
