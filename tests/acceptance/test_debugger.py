@@ -191,7 +191,7 @@ def test_a_difference_is_shown_where_the_code_has_it(shop: Shop, tmp_path: Path)
         assert "it cannot go on" in terminal.ask("forward")
         assert line_at(terminal.ask("back")) == '-> first = await step("left", price, left)'
         assert line_at(terminal.ask("n")) == '-> second = await step("wrong", price, right)'
-        assert "the code differs" in terminal.ask("n")
+        assert "of the history differs" in terminal.ask("n")
 
 
 def test_ctrl_c_stops_an_endless_loop_and_ctrl_d_leaves(shop: Shop) -> None:
