@@ -432,6 +432,8 @@ class _Drafting:
         if isinstance(event, e.ChildEnded):
             ended = meant(self.events[event.ended - 1])
             return isinstance(ended, e.TargetEnded) and ended.status == Status.COMPLETED
+        if isinstance(event, e.ProgressRecorded):
+            return False  # there is nothing to be given, and what it says is made of what was changed
         return isinstance(event, SUCCESSES) and getattr(event, "error", None) is None
 
     def _dues(self) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import sys
 from collections.abc import Generator
@@ -34,13 +35,16 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
     """A folder with a module and a log in which the instance `i-1` has ended."""
     (tmp_path / "forked_shop.py").write_text(SHOP)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.setenv("WFES_URL", f"sqlite:///{tmp_path}/log.db")
-    import forked_shop  # type: ignore[import-not-found]
-
-    asyncio.run(_run(forked_shop.shop))
+    importlib.invalidate_caches()
+    asyncio.run(_run(_shop()))
     yield tmp_path
     sys.modules.pop("forked_shop", None)
+
+
+def _shop() -> Any:
+    return importlib.import_module("forked_shop").shop
 
 
 async def _run(shop: Any) -> None:
@@ -83,12 +87,10 @@ def test_a_dry_run_records_nothing(place: Path) -> None:
 
 
 def test_a_fork(place: Path) -> None:
-    import forked_shop
-
     done = fork("--at", "5", "--set", "price=4", "--id", "f-1")
     assert done.exit_code == 0, done.output
     assert "forked shop i-1 at 5: f-1" in done.output
-    assert asyncio.run(_result(forked_shop.shop, "f-1")) == 5
+    assert asyncio.run(_result(_shop(), "f-1")) == 5
     shown = CliRunner().invoke(main, ["show", "f-1"]).output
     assert "fork of   i-1 at 5" in shown
     assert "forked    at 5 as f-1" in CliRunner().invoke(main, ["show", "i-1"]).output
@@ -97,9 +99,9 @@ def test_a_fork(place: Path) -> None:
     assert "price → 4  (changed)" in told
     assert "HistoryForked" in told
     assert fork("--at", "5", "--input", '"cup"', "--id", "f-2").exit_code == 0
-    assert asyncio.run(_result(forked_shop.shop, "f-2")) == 11
+    assert asyncio.run(_result(_shop(), "f-2")) == 11
     assert fork("--at", "9", "--drop", "8", "--by-path", "--id", "f-3").exit_code == 0
-    assert asyncio.run(_result(forked_shop.shop, "f-3")) == 11
+    assert asyncio.run(_result(_shop(), "f-3")) == 11
 
 
 @pytest.mark.parametrize(

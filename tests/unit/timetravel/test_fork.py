@@ -92,23 +92,21 @@ def running(test: Any, *workflows: Workflow[Any, Any]) -> None:
             await test(engine)
             ahead.cancel()
             assert await unlike_rebuilt(engine) == []
-            assert not [
-                event.data
-                async for event in _events(engine)
-                if event.type == "WorkflowPaused" and event.data["held"]
-            ]
+            assert not await held(engine)
 
     asyncio.run(main())
 
 
-async def _events(engine: Engine) -> Any:
-    seen = 0
+async def held(engine: Engine) -> list[Any]:
+    """What was paused by the engine itself, and why."""
+    found: list[Any] = []
     head = (await engine.instances()).position
     async for event in engine.events():
-        yield event
-        seen = event.position
-        if seen >= head:
-            return
+        if event.type == "WorkflowPaused" and event.data["held"]:
+            found.append(event.data)
+        if event.position >= head:
+            break
+    return found
 
 
 # ---------------------------------------------------------------------------------------------- unchanged
@@ -233,6 +231,26 @@ def test_a_changed_input_and_by_path() -> None:
     running(test)
 
 
+def test_progress_is_made_anew() -> None:
+    @workflow
+    async def reports(number: int, step: Step) -> None:
+        await step.progress(f"has {number}")
+        await step.listen("go")
+
+    async def test(engine: Engine) -> None:
+        run = await engine.start(reports, 1)
+        while not run.waiting_for:
+            await run.refresh()
+        fork = await run.fork(run.version, input=2)
+        while not fork.waiting_for:
+            await fork.refresh()
+        assert run.progress is not None
+        assert fork.progress is not None
+        assert (run.progress.message, fork.progress.message) == ("has 1", "has 2")
+
+    running(test, reports)
+
+
 def test_changed_and_dropped_events() -> None:
     async def test(engine: Engine) -> None:
         run = await done(engine)
@@ -325,13 +343,14 @@ def test_nested_steps() -> None:
 @workflow
 async def child(number: int, step: Step) -> int:
     """Waits to be told."""
-    return number + await step.listen("go")
+    return number + int(await step.listen("go"))
 
 
 @workflow
 async def parent(number: int, step: Step) -> int:
     """Waits for a child."""
-    return await step.execute_workflow("child", child, number)
+    told: int = await step.execute_workflow("child", child, number)
+    return told
 
 
 def test_children() -> None:
