@@ -94,7 +94,8 @@ class Engine(Reading, Looking, Forking, Insights, Schedules, Pruning, Workers):
             workflows: The workflows it knows; their instances run here, unless `worker` is False.
             conversations: Not supported by this release.
             projections: The projections it keeps up to date and answers queries from: classes, or made ones.
-            worker: Whether instances run in this process.
+            worker: Whether instances run in this process. If not, a log that may not be written is opened for reading
+                alone.
             max_running: How many may be in memory at a time, at least 1.
             keys: Not supported by this release.
             name: A name for whoever lists workers.
