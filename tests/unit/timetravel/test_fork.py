@@ -243,6 +243,7 @@ def test_progress_is_made_anew() -> None:
             await run.refresh()
         fork = await run.fork(run.version, input=2)
         while not fork.waiting_for:
+            await asyncio.sleep(0.001)
             await fork.refresh()
         assert run.progress is not None
         assert fork.progress is not None
