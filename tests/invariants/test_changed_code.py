@@ -6,7 +6,8 @@ run with the old code was cut off:
 
 * the new code goes on with it to its end, never held, and calls no step again that is recorded;
 * whatever that left behind replays: run again with the new code it is the same to the end, and what handlers see is
-  the same; cut off once more, anywhere, it goes on to its end with the new code as well.
+  the same; cut off once more, anywhere, it goes on to its end with the new code as well;
+* a change that is none of these is found where the history has the first event of what was changed.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ class World:
 class Run:
     """One run of a handler: old code or new code."""
 
-    def __init__(self, world: World, step: Step, *, new: bool) -> None:
+    def __init__(self, world: World, step: Step, *, new: bool, renamed: int = 0) -> None:
+        self.renamed = renamed
         self.world = world
         self.step = step
         self.new = new
@@ -77,6 +79,8 @@ class Run:
         kind, number, length, change, *children = node
         new = self.new and change in ("was", "both")
         name, was = (f"new {number}", f"old {number}") if new else (f"old {number}", None)
+        if number == self.renamed:
+            name = "another name"
         self.trace.append((number, "begin"))
         if self.new and change in ("patch", "both"):
             patched = self.step.patched(f"change {number}")
@@ -145,10 +149,10 @@ def refuse() -> None:
     raise LookupError("no")
 
 
-def made(program: Node, world: World, *, new: bool) -> Any:
+def made(program: Node, world: World, *, new: bool, renamed: int = 0) -> Any:
     @workflow(name="program", requests={"data": int}, timeout=None)
     async def handler(step: Step) -> Any:
-        run = Run(world, step, new=new)
+        run = Run(world, step, new=new, renamed=renamed)
         found = [await run.do(program)]
         if new:
             found.append(await step("added", world.work, "added", 1_000))
@@ -226,3 +230,39 @@ def test_new_instances_have_every_change_and_the_new_names() -> None:
         history, world = asyncio.run(go(program, [], seed, new=True))
         assert all(r.event.new for r in history if isinstance(r.event, e.PatchDecided))
         check_replays(program, history, world.traces[-1] if len(world.traces) == 1 else None, seed)
+
+
+def test_a_change_that_is_not_allowed_is_found_where_it_is() -> None:
+    """A step or wait under another name, without `was=`: the first difference is its first event."""
+    found = 0
+    for seed in range(60 * SCALE):
+        program = make_program(2_000 + seed)
+        history, _ = asyncio.run(go(program, [], seed, new=False))
+        for number in numbers_of(program):
+            world = World()
+            wf = made(program, world, new=False, renamed=number)
+            report = replay(wf, history, Values(lambda _: None))
+            name = f"old {number}"
+            versions = [r.originator_version for r in history if top_of(r.event) == name]
+            assert not world.called
+            if not versions:
+                assert report.complete, (seed, number, str(report))
+                continue
+            found += 1
+            assert report.difference is not None, (seed, number)
+            assert report.difference.version == versions[0], (seed, number, str(report))
+            assert report.difference.path is not None
+            assert report.difference.path.partition("/")[0] == name
+    assert found > 100 * SCALE
+
+
+def numbers_of(node: Node) -> list[int]:
+    kind, number, _, _, *children = node
+    named = kind not in ("seq", "gather", "race", "loop", "progress")
+    return ([number] if named else []) + [found for child in children for found in numbers_of(child)]
+
+
+def top_of(event: e.Event) -> str:
+    """The name of what the handler itself asked for, without the number of its use."""
+    path: str = getattr(event, "path", "") or ""
+    return path.partition("/")[0].partition("#")[0]

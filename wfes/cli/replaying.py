@@ -122,7 +122,7 @@ def replay_command(
     found = _recordings(place, wanted)
     chosen = _chosen(modules, workflow)
     if not chosen:
-        answers = _with_recorded_modules(found)
+        answers = _with_recorded_modules(found, alone=len(names) == 1)
     else:
         answers = replay_many(found, chosen, load, processes)
     _tell(answers, as_json, wanted)
@@ -216,10 +216,16 @@ async def _page(engine: Engine, wanted: _Wanted, cursor: str | None, left: int |
 # -- replaying --------------------------------------------------------------------------------------------------------
 
 
-def _with_recorded_modules(recordings: Iterator[Recording]) -> Iterator[Answer]:
+def _with_recorded_modules(recordings: Iterator[Recording], *, alone: bool) -> Iterator[Answer]:
     """Replays each history with the code of the module that ran it, in this process."""
     for recording in recordings:
-        handlers = handlers_of(recording, ())
+        try:
+            handlers = handlers_of(recording, ())
+        except click.UsageError as error:
+            if alone:
+                raise
+            yield Unreplayed(recording.id, recording.started.workflow, error.message)
+            continue
         yield replay(
             handlers.workflow,
             recording.history,
@@ -230,7 +236,10 @@ def _with_recorded_modules(recordings: Iterator[Recording]) -> Iterator[Answer]:
 
 
 def _one(place: Place, wanted: _Wanted, modules: tuple[str, ...], at: int, as_json: bool) -> None:
-    (recording,) = [*_recordings(place, wanted)]
+    found = list(_recordings(place, wanted))
+    if len(found) != 1:
+        raise click.UsageError(f"--at goes with one instance; {wanted.names[0]} has {len(found)}")
+    (recording,) = found
     handlers = handlers_of(recording, modules)
     report = replay(
         handlers.workflow,

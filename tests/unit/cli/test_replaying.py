@@ -187,6 +187,29 @@ def test_bad_input(words: list[str], code: int, text: str) -> None:
     assert "Traceback" not in told.output
 
 
+def test_a_handler_that_cannot_be_found(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The module that ran it is not in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    url = f"sqlite:///{folder}/log.db"
+    alone = CliRunner().invoke(main, ["--url", url, "replay", "order-01"])
+    assert alone.exit_code == 2
+    assert "say its module, such as --module shop" in alone.output
+    together = CliRunner().invoke(main, ["--url", url, "replay", "order-01", "order-02"])
+    assert together.exit_code == 1
+    assert "say its module" in together.output
+    assert together.output.endswith("2 instances replayed: 2 not replayed\n")
+
+
+def test_at_and_a_file_of_several(tmp_path: Path) -> None:
+    file = str(tmp_path / "several.gz")
+    wfes("replay", "order-01", "order-02", "--save", file)
+    told = wfes("replay", file, "--at", "3", "--module", "replayed_then")
+    assert told.exit_code == 2
+    assert "--at goes with one instance; " in told.output
+
+
 def test_no_instance_at_all_is_said() -> None:
     found = wfes("replay", "--all", "--workflow", "nix")
     assert (found.exit_code, found.output) == (0, "0 instances replayed\n")
