@@ -36,6 +36,8 @@ from wfes.log.port import StoredRow
 
 KINDS = ("chain", "wide", "restless", "archived")
 FIRST_SECONDS_MAX = 1.0
+ARCHIVED_SECONDS_MAX = 2.0
+"""The same from the archive: it is unpacked, and checked by the hash chain, as it is read."""
 LATER_MS_MAX = 50.0
 AT = 1_700_000_000_000_000
 ID = "long"
@@ -154,10 +156,14 @@ def main() -> None:
                 asyncio.run(prune(path))
             runs = [once(__file__, arguments, kind, path) for _ in range(max(arguments.runs, 1))]
         report[kind] = spreads(runs, list(runs[0]), 3)
-        first = max(first, median(report[kind]["first_cpu_seconds"]))
+        if kind != "archived":
+            first = max(first, median(report[kind]["first_cpu_seconds"]))
         later = max(later, median(report[kind]["later_cpu_ms"]))
     figures = {
         "first_cpu_seconds": at_most(first, FIRST_SECONDS_MAX, "s CPU"),
+        "first_archived_cpu_seconds": at_most(
+            median(report["archived"]["first_cpu_seconds"]), ARCHIVED_SECONDS_MAX, "s CPU"
+        ),
         "later_cpu_ms": at_most(later, LATER_MS_MAX, "ms CPU"),
     }
     show({**report, "figures": figures})

@@ -25,9 +25,7 @@ from wfes.core.state import InstanceState as Folded
 from wfes.core.state import StepState
 from wfes.core.voiding import meant
 from wfes.errors import UnknownMoment
-from wfes.history import PAGE
-from wfes.log.application import decode, decode_row
-from wfes.log.port import StoredRow
+from wfes.log.application import decode
 from wfes.validation import shown
 from wfes.views import micros_of, moment
 
@@ -72,7 +70,7 @@ class Index:
         self._copies: list[tuple[Folded, dict[str, _Flat]]] = [(Folded(id), {})]
         """States, and the steps that were open in them, apart: flat, as what has ended in `_Done`."""
         self._at: list[int] = [0]
-        self._kept: list[StoredRow] | None = None
+        self._kept: Sequence[Notification] | None = None
         self._bytes = 0
 
     @property
@@ -88,19 +86,18 @@ class Index:
             ArchiveUnavailable: The history is archived, and the archive cannot be read.
         """
         with self._lock:
-            kept: list[StoredRow] = []
+            whole: Sequence[Notification] = ()
             for page in self._histories.stored(self.id, self.version):
-                whole = page[0].originator_version == 1 and len(page) > PAGE
                 for stored in page:
-                    row = _row(stored)
                     self._bytes += len(stored.state)
-                    self._fold(decode_row(row))
-                    if whole:
-                        kept.append(row)
-            self._keep(kept)
+                    self._fold(decode(stored))
+                if page[0].originator_version == 1:
+                    whole = page
+            self._keep(whole)
 
-    def _keep(self, whole: list[StoredRow]) -> None:
-        if whole and self._head.archived is not None and self._bytes <= KEPT_BYTES_MAX:
+    def _keep(self, whole: Sequence[Notification]) -> None:
+        is_whole = len(whole) == self.version
+        if is_whole and self._head.archived is not None and self._bytes <= KEPT_BYTES_MAX:
             self._kept = whole
 
     def _fold(self, recorded: e.Recorded) -> None:
@@ -126,9 +123,9 @@ class Index:
         """The events between two versions."""
         if self._kept is None and self._head.archived is not None and self._bytes <= KEPT_BYTES_MAX:
             # It may have been archived since it was folded.
-            self._keep([_row(stored) for page in self._histories.stored(self.id) for stored in page])
-        if self._kept is not None:
-            yield from map(decode_row, self._kept[after:upto])
+            self._keep([stored for page in self._histories.stored(self.id) for stored in page])
+        if self._kept is not None and upto <= len(self._kept):
+            yield from map(decode, self._kept[after:upto])
             return
         for page in self._histories.stored(self.id, after, upto):
             yield from map(decode, page)
@@ -346,8 +343,3 @@ def _flat(step: StepState) -> _Flat:
         step.retry_at,
         step.cut_offs,
     )
-
-
-def _row(stored: Notification) -> StoredRow:
-    place = stored.id, str(stored.originator_id), stored.originator_version
-    return (*place, stored.topic, stored.state)
