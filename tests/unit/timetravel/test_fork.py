@@ -271,6 +271,32 @@ def test_changed_and_dropped_events() -> None:
     running(test)
 
 
+def test_what_was_consumed_for_a_result_is_nobody_elses() -> None:
+    @workflow
+    async def twice(number: int, step: Step) -> list[Any]:
+        found: list[Any] = [await step("first", abs, number)]
+        found.append(await step.listen("one", event="x"))
+        found.append(await step.listen("two", event="x"))
+        return found
+
+    async def test(engine: Engine) -> None:
+        run = await engine.start(twice, 1, delay="1h")
+        await run.send("x", "a")
+        await run.send("x", "b")
+        assert await run.result() == [1, "a", "b"]
+        await run.refresh()
+        sent = [event.version for event in await run.history() if event.type == "EventReceived"]
+        fork = await run.fork(run.version, results={"first": 9}, events={sent[1]: None})
+        while fork.status != Status.LISTENING:
+            await asyncio.sleep(0.001)
+            await fork.refresh()
+        await fork.send("x", "c")
+        assert await fork.result() == [9, "a", "c"]
+        assert (await fork.replay()).ok
+
+    running(test, twice)
+
+
 def test_results_given_before_they_are_asked_for() -> None:
     async def test(engine: Engine) -> None:
         run = await done(engine)
