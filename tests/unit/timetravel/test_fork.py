@@ -287,7 +287,7 @@ def test_what_was_consumed_for_a_result_is_nobody_elses() -> None:
         await run.refresh()
         sent = [event.version for event in await run.history() if event.type == "EventReceived"]
         fork = await run.fork(run.version, results={"first": 9}, events={sent[1]: None})
-        while fork.status != Status.LISTENING:
+        while fork.status in (Status.PENDING, Status.IN_PROGRESS):
             await asyncio.sleep(0.001)
             await fork.refresh()
         await fork.send("x", "c")
