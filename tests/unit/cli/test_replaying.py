@@ -197,10 +197,10 @@ def test_a_handler_that_cannot_be_found(
     url = f"sqlite:///{folder}/log.db"
     alone = CliRunner().invoke(main, ["--url", url, "replay", "order-01"])
     assert alone.exit_code == 2
-    assert "there is no module 'replayed_then'" in alone.output
+    assert "--module" in alone.output
     together = CliRunner().invoke(main, ["--url", url, "replay", "order-01", "order-02"])
     assert together.exit_code == 1
-    assert "there is no module 'replayed_then'" in together.output
+    assert "--module" in together.output
     assert together.output.endswith("2 instances replayed: 2 not replayed\n")
 
 
