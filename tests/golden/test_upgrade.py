@@ -19,7 +19,7 @@ import pytest
 from checks import broken_chains, histories_of, malformed, stored_events, wrong_rows
 
 from wfes import Engine, Instance, LogUnavailable, Status
-from wfes.testing import Environment, VirtualClock
+from wfes.testing import Environment, VirtualClock, assert_replays
 from wfes.testing import engine as virtual
 
 LATER = datetime(2025, 1, 1, 3, tzinfo=UTC)
@@ -178,6 +178,15 @@ def test_everything_goes_on_to_its_end(path: Path) -> None:
     histories = histories_of(after)
     assert [bad for id, history in histories.items() if id[0] != "$" for bad in malformed(history)] == []
     assert wrong_rows(path.parent, after) == []
+
+
+def test_everything_replays(path: Path) -> None:
+    """Today's code does what the old release recorded, of what has ended and of what is under way."""
+    reports = assert_replays(old.WORKFLOWS, url(path))
+    assert all(report.complete for report in reports), [
+        str(report) for report in reports if not report.complete
+    ]
+    assert {report.workflow for report in reports} == {workflow.name for workflow in old.WORKFLOWS}
 
 
 def test_an_upgraded_log_is_opened_again(path: Path) -> None:
