@@ -89,6 +89,7 @@ class Nowhere:
     threads = cast("Executor", None)
     worker = "nowhere"
     linger_micros = 1_000_000
+    reads_only = False
 
     def __init__(self, engine: Engine) -> None:
         self.loop = asyncio.get_running_loop()

@@ -12,7 +12,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -112,20 +112,21 @@ def replay_command(
     """
     wanted = _Wanted(names, everything, workflow, since, statuses, limit)
     _check(wanted, at)
-    if save is not None:
-        count = write_histories(save, _recordings(place, wanted))
-        screen().line(f"wrote {save}: {counted(count, 'instance')}")
-        return
-    if at is not None:
-        _one(place, wanted, modules, at, as_json)
-        return
-    found = _recordings(place, wanted)
-    chosen = _chosen(modules, workflow)
-    if not chosen:
-        answers = _with_recorded_modules(found, alone=len(names) == 1)
-    else:
-        answers = replay_many(found, chosen, load, processes)
-    _tell(answers, as_json, wanted)
+    # Closed here, whatever happens: it holds the log open.
+    with closing(_recordings(place, wanted)) as found:
+        if save is not None:
+            count = write_histories(save, found)
+            screen().line(f"wrote {save}: {counted(count, 'instance')}")
+            return
+        if at is not None:
+            _one(list(found), wanted, modules, at, as_json)
+            return
+        chosen = _chosen(modules, workflow)
+        if not chosen:
+            answers = _with_recorded_modules(found, alone=len(names) == 1)
+        else:
+            answers = replay_many(found, chosen, load, processes)
+        _tell(answers, as_json, wanted)
 
 
 def load(modules: Sequence[str]) -> dict[str, AnyWorkflow]:
@@ -156,7 +157,7 @@ def _chosen(modules: tuple[str, ...], workflow: str | None) -> tuple[str, ...]:
 # -- what is to be replayed -------------------------------------------------------------------------------------------
 
 
-def _recordings(place: Place, wanted: _Wanted) -> Iterator[Recording]:
+def _recordings(place: Place, wanted: _Wanted) -> Generator[Recording]:
     files = [name for name in wanted.names if _is_file(name)]
     for name in files:
         path = Path(name)
@@ -183,6 +184,8 @@ def _from_log(place: Place, wanted: _Wanted, ids: list[str]) -> Iterator[Recordi
                     instance = runner.run(find_instance(engine, id))
                     yield read_recording(engine._log, instance.id, engine.url)
                 return
+            if wanted.workflow is not None:
+                runner.run(_check_known(engine, wanted.workflow))
             cursor: str | None = None
             left = wanted.limit
             while True:
@@ -197,6 +200,14 @@ def _from_log(place: Place, wanted: _Wanted, ids: list[str]) -> Iterator[Recordi
                     return
         finally:
             runner.run(context.__aexit__(None, None, None))
+
+
+async def _check_known(engine: Engine, workflow: str) -> None:
+    """A mistyped name would be a check that nothing can fail."""
+    known = (await engine.counts()).workflows
+    if workflow not in known:
+        names = ", ".join(sorted(known)) or "none"
+        raise Failure(f"no instance of a workflow {workflow!r} in this log; workflows there: {names}")
 
 
 async def _page(engine: Engine, wanted: _Wanted, cursor: str | None, left: int | None) -> Any:
@@ -235,8 +246,7 @@ def _with_recorded_modules(recordings: Iterator[Recording], *, alone: bool) -> I
         )
 
 
-def _one(place: Place, wanted: _Wanted, modules: tuple[str, ...], at: int, as_json: bool) -> None:
-    found = list(_recordings(place, wanted))
+def _one(found: list[Recording], wanted: _Wanted, modules: tuple[str, ...], at: int, as_json: bool) -> None:
     if len(found) != 1:
         raise click.UsageError(f"--at goes with one instance; {wanted.names[0]} has {len(found)}")
     (recording,) = found

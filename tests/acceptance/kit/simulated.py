@@ -123,7 +123,7 @@ class Simulated(SimulatedHost):
         before = [each for each in events if _committed_at(each, events) <= position]
         clock = SimulatedClock(max(each.event.at for each in before))
         super().__init__(corpus.WORKFLOWS, clock=clock, log=_Log(clock))
-        vars(corpus)["asyncio"] = _Asyncio(self)
+        setattr(corpus, "asyncio", _Asyncio(self))  # noqa: B010 - it is a module\'s name, not an attribute that types know
         self.engine: Any = _Engine(self)
         for one in family:
             known = [each for each in before if each.originator_id == one.id]

@@ -212,8 +212,15 @@ def test_at_and_a_file_of_several(tmp_path: Path) -> None:
     assert "--at goes with one instance; " in told.output
 
 
-def test_no_instance_at_all_is_said() -> None:
+def test_a_workflow_of_which_there_is_nothing_fails() -> None:
+    """A mistyped name in somebody's CI would else be a check that never fails."""
     found = wfes("replay", "--all", "--workflow", "nix")
+    assert found.exit_code == 1
+    assert "no instance of a workflow 'nix' in this log; workflows there: order" in found.output
+
+
+def test_no_instance_at_all_is_said() -> None:
+    found = wfes("replay", "--all", "--workflow", "order", "--status", "aborted", "--module", "replayed_then")
     assert (found.exit_code, found.output) == (0, "0 instances replayed\n")
 
 
