@@ -38,7 +38,11 @@ SAMPLES: list[tuple[BaseException, type[BaseException] | None, str]] = [
     (errors.UnknownMoment("i", NOON, 7, NOON), LookupError, "'i' was not there at 2030-01-31T12:00:00"),
     (errors.InstanceNotFound(id="i-1"), LookupError, "'i-1'"),
     (errors.InstanceExists(id="i-1", workflow="checkout"), ValueError, "'i-1' is taken.*'checkout'"),
-    (errors.ForkRefused("i-1", 9, "its history has 5"), ValueError, "'i-1' cannot be forked at 9: its history"),
+    (
+        errors.ForkRefused("i-1", 9, "its history has 5"),
+        ValueError,
+        "'i-1' cannot be forked at 9: its history",
+    ),
     (
         errors.WrongWorkflow("i-1", expected="a", actual="b"),
         LookupError,
