@@ -1,0 +1,1 @@
+"""Audit: a history that proves itself."""
