@@ -186,10 +186,9 @@ def read_verifier(path: Path) -> Verifier:
 
 
 def _write_new(path: Path, text: str, mode: int) -> None:
-    """Writes a file that must not be there yet, its permissions set before anything is in it."""
+    """Writes a file that must not be there yet, with its permissions from the start."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-        os.fchmod(descriptor, mode)  # whatever the umask is
         file.write(text)
         file.flush()
         os.fsync(descriptor)

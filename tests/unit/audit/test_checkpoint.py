@@ -285,10 +285,14 @@ def test_a_key_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="never overwritten"):
         write_key(path, Signer.generate("other"))
     (tmp_path / "seal.key.pub").unlink()
-    with pytest.raises(FileExistsError, match="never overwritten"):
+    with pytest.raises(FileExistsError, match=r"seal.key exists; a key is never overwritten"):
         write_key(path, Signer.generate("other"))
     assert read_key(path) == LOG
     assert not (tmp_path / "seal.key.pub").exists()
+    path.rename(tmp_path / "seal.key.pub")
+    with pytest.raises(FileExistsError, match=r"seal.key.pub exists; a key is never overwritten"):
+        write_key(path, Signer.generate("other"))
+    assert not path.exists()
 
 
 @pytest.mark.parametrize(

@@ -260,6 +260,17 @@ def test_a_changed_consistency_proof_is_refused(new: int, data: st.DataObject) -
             verify_consistency(*arguments)
 
 
+def test_a_proof_holds_for_the_size_it_was_made_for_only() -> None:
+    # Each of these leads to the root that is given; only the number of its hashes tells that the size is wrong.
+    four, eight = REFERENCE.mth(4), REFERENCE.mth(8)
+    for size, made_for, root, told in (8, 4, four, "2 hashes: too few"), (4, 8, eight, "3 hashes: too many"):
+        with pytest.raises(NotProven, match=told):
+            verify_inclusion(0, size, LEAVES[0], REFERENCE.path(0, made_for), root)
+    for size, made_for, root, told in (8, 4, four, "1 hashes: too few"), (4, 8, eight, "2 hashes: too many"):
+        with pytest.raises(NotProven, match=told):
+            verify_consistency(2, size, REFERENCE.proof(2, made_for), REFERENCE.mth(2), root)
+
+
 def test_trees_that_need_no_proof() -> None:
     verify_consistency(0, 7, [], check.EMPTY_ROOT, REFERENCE.mth(7))
     verify_consistency(7, 7, [], REFERENCE.mth(7), REFERENCE.mth(7))
