@@ -50,7 +50,7 @@ _KEY_ID_BYTES = 4
 _SIGNED_BY = "\N{EM DASH} "
 _DECIMAL = re.compile("0|[1-9][0-9]{0,17}")
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
-_KEY = re.compile("(.*)[+]([0-9a-f]{8})[+]([A-Za-z0-9+/]+=*)")
+_KEY = re.compile("([^+]*)[+]([0-9a-f]{8})[+]([A-Za-z0-9+/]+=*)")
 _LEAF = struct.Struct(">QQII")
 _NOT_A_NOTE = "it is not a signed note"
 
@@ -590,10 +590,16 @@ def _read(path: str) -> str:
 
 def _key(given: str) -> Verifier:
     """The key in a file, or the key itself."""
+    if Path(given).is_file():
+        try:
+            return Verifier.parse(_read(given))
+        except (Malformed, OSError) as error:
+            raise Malformed(f"the key file {given!r}: {error}") from None
     try:
-        return Verifier.parse(_read(given) if Path(given).is_file() else given)
-    except (Malformed, OSError) as error:
-        raise Malformed(f"the key {given!r}, which is no file or not a key's: {error}") from None
+        return Verifier.parse(given)
+    except Malformed as error:
+        shown = "" if "PRIVATE" in given else f" {given!r}"
+        raise Malformed(f"what --key gives{shown} is neither a file nor a public key: {error}") from None
 
 
 def _shown(text: str) -> str:

@@ -246,7 +246,15 @@ def test_what_cannot_be_used_is_told(
     at = files(tmp_path)
     code, text = told(capsys, "--key", "nothing", at["event"])
     assert code == 2
-    assert text.startswith("cannot check: the key 'nothing'")
+    assert text.startswith("cannot check: what --key gives 'nothing' is neither a file nor a public key: ")
+    code, text = told(capsys, "--key", LOG.secret_text, at["event"])
+    assert code == 2
+    assert LOG.secret_text not in text
+    (tmp_path / "secret").write_text(LOG.secret_text)
+    code, text = told(capsys, "--key", str(tmp_path / "secret"), at["event"])
+    assert code == 2
+    assert "secret': this is a private key; give the public one" in text
+    assert LOG.secret_text not in text
     code, text = told(capsys, "--key", at["key"], str(tmp_path / "none"))
     assert code == 2
     assert "No such file" in text
