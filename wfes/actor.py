@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from wfes.core.ids import flaw
+
 ACTOR_CHARS_MAX = 200
 
 _actor: ContextVar[str | None] = ContextVar("wfes_actor", default=None)
@@ -55,6 +57,8 @@ def checked_actor(actor: object) -> str:
         raise TypeError(f"actor is {actor!r}; it must be a str")
     if not actor or len(actor) > ACTOR_CHARS_MAX:
         raise ValueError(f"actor is {actor[:40]!r}; it must have 1 to {ACTOR_CHARS_MAX} characters")
+    if (found := flaw(actor)) is not None:
+        raise ValueError(f"actor is {actor!r}; it must not hold {found}")
     return actor
 
 

@@ -358,15 +358,17 @@ def _text(value: object, what: str) -> str:
         raise TypeError(f"{what} is {shown(value)}; it must be a str")
     if not value or len(value) > TEXT_CHARS_MAX:
         raise ValueError(f"{what} is {shown(value)}; it must have 1 to {TEXT_CHARS_MAX} characters")
-    if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
-        raise ValueError(f"{what} is {shown(value)}; it must not hold lone surrogates, which are not text")
+    if (found := ids.flaw(value)) is not None:
+        raise ValueError(f"{what} is {shown(value)}; it must not hold {found}")
     return value
 
 
 def checked_reason(reason: object) -> str | None:
     """A reason, if it is a text or none."""
-    if reason is None or isinstance(reason, str):
-        return reason
+    if reason is None:
+        return None
+    if isinstance(reason, str):
+        return ids.flawless(reason)
     raise TypeError(f"reason is {shown(reason)}; it must be a str")
 
 

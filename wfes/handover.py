@@ -30,7 +30,7 @@ from wfes.parts import Parts
 from wfes.runtime.commands import REQUEST, Answer, Ask, Command, Publish, Start
 from wfes.runtime.outbox import handed
 from wfes.runtime.relay import RELAYED, from_json
-from wfes.runtime.streams import event_stream, workflow_stream
+from wfes.runtime.streams import event_stream, is_instance, workflow_stream
 from wfes.views import moment
 
 LIST_MAX = 1_000
@@ -167,6 +167,8 @@ class Handover:
             InstanceNotFound: No start of it is committed, or it was not appended within 30 s.
             WfesError: What its start was refused for.
         """
+        if not is_instance(id):
+            raise InstanceNotFound(id)
         until = asyncio.get_running_loop().time() + APPEAR_SECONDS
         while True:
             # In this order: a start leaves the outbox when it enters the log.

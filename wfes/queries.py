@@ -19,6 +19,7 @@ import orjson
 
 from wfes.calls import checked_statuses, checked_tags
 from wfes.concurrency import held_reason
+from wfes.core.ids import flaw
 from wfes.core.state import Status
 from wfes.definition import Workflow
 from wfes.instance import Instance
@@ -255,17 +256,24 @@ def checked_text(value: object, what: str) -> str | None:
 
     Raises:
         TypeError: It is something else.
+        ValueError: It can be in no log.
     """
     if value is None or isinstance(value, str):
-        return value
+        return _findable(value, what)
     raise TypeError(f"{what} is {shown(value)}; it must be a str")
+
+
+def _findable(value: str | None, what: str) -> str | None:
+    if value is not None and (found := flaw(value)) is not None:
+        raise ValueError(f"{what} is {shown(value)}; it must not hold {found}")
+    return value
 
 
 def _id_of(instance: object, what: str) -> str | None:
     if is_a(instance, Instance):
         return cast("Instance[Any]", instance).id
     if instance is None or isinstance(instance, str):
-        return instance
+        return _findable(instance, what)
     raise TypeError(f"{what} is {shown(instance)}; it must be an Instance or an instance's id")
 
 
@@ -274,9 +282,10 @@ def name_of(workflow: object) -> str | None:
 
     Raises:
         TypeError: It is neither.
+        ValueError: It can be in no log.
     """
     if workflow is None or isinstance(workflow, str):
-        return workflow
+        return _findable(workflow, "workflow")
     if is_a(workflow, Workflow):
         return cast("Workflow[Any, Any]", workflow).name
     raise TypeError(f"workflow is {shown(workflow)}; it must be a Workflow or a workflow's name")

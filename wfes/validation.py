@@ -17,6 +17,7 @@ from pydantic import (
     ValidationError,
 )
 
+from wfes.core.ids import flaw
 from wfes.core.types import adapter
 
 NAME_CHARS_MAX = 200
@@ -34,7 +35,8 @@ def checked_name(name: object, what: str, *, forbidden: str = "") -> str:
 
     Raises:
         TypeError: It is no text.
-        ValueError: It is empty, longer than 200 characters, no Unicode text or contains a forbidden character.
+        ValueError: It is empty, longer than 200 characters, no text that every database stores, or contains a forbidden
+            character.
     """
     article = "an" if what[0] in "aeiou" else "a"
     if not isinstance(name, str):
@@ -45,10 +47,8 @@ def checked_name(name: object, what: str, *, forbidden: str = "") -> str:
         raise ValueError(
             f"{article} {what}'s name has at most {NAME_CHARS_MAX} characters, and {shown(name)} has {len(name)}"
         )
-    if any("\ud800" <= character <= "\udfff" for character in name):
-        raise ValueError(
-            f"{article} {what}'s name must not hold lone surrogates, which are not text: {name!r}"
-        )
+    if (flawed := flaw(name)) is not None:
+        raise ValueError(f"{article} {what}'s name must not hold {flawed}: {name!r}")
     found = [character for character in forbidden if character in name]
     if found:
         raise ValueError(

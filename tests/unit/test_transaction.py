@@ -441,6 +441,52 @@ def test_on_postgresql_words_in_texts_and_functions_are_no_statements(postgres_u
     assert outcome(postgres_url, handler) == ["a; COMMIT", "b", "c", "d", "e", "f"]
 
 
+@pytest.mark.parametrize(
+    ("sql", "words"),
+    [
+        ("SET TRANSACTION READ ONLY", "SET TRANSACTION READ ONLY is not for"),
+        (
+            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ is not for",
+        ),
+        (
+            "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+            "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE is not for",
+        ),
+    ],
+)
+def test_on_postgresql_a_transaction_that_cannot_be_appended_in_is_refused(
+    postgres_url: str, sql: str, words: str
+) -> None:
+    async def handler(step: Step) -> Any:
+        with pytest.raises(StepError, match=f"failed after 1 attempt: wfes.ForbiddenInTransaction: {words}"):
+            await step.transaction("forbidden", run, sql)
+        return "went on"
+
+    assert outcome(postgres_url, handler) == "went on"
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SET LOCAL ROLE pg_monitor",
+        "SET ROLE pg_monitor",
+        "SET LOCAL search_path = pg_catalog",
+        "SET LOCAL statement_timeout = '1ms'",
+    ],
+)
+def test_on_postgresql_what_a_function_sets_is_for_its_own_statements(postgres_url: str, sql: str) -> None:
+    def setting(connection: Any) -> str:
+        put(connection, "row")
+        connection.execute(sql)
+        return "done"
+
+    async def handler(step: Step) -> Any:
+        return await step.transaction("set", setting), await step.transaction("see", rows)
+
+    assert outcome(postgres_url, handler) == ("done", ["row"])
+
+
 def test_on_postgresql_whoever_is_slow_stops_nobody(postgres_url: str) -> None:
     began, go_on = asyncio.Event(), asyncio.Event()
 
@@ -504,7 +550,7 @@ def test_on_postgresql_who_ends_its_own_connection_again_and_again_fails(
         connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
 
     async def handler(step: Step) -> Any:
-        with pytest.raises(StepError, match="after 1 attempt: psycopg.errors.AdminShutdown: terminating"):
+        with pytest.raises(StepError, match=r"after 1 attempt: psycopg\.errors\.AdminShutdown: terminating"):
             await step.transaction("cut", suicidal, max_attempts=1)
         return await step.transaction("see", rows)
 

@@ -85,8 +85,31 @@ def _check_text(text: object, what: str) -> None:
         raise ValueError(
             f"{what} {text[:40]!r}… has {len(text)} characters; at most {NAME_CHARS_MAX} are allowed"
         )
+    if (found := flaw(text)) is not None:
+        raise ValueError(f"{what} is {text!r}; it must not hold {found}")
+
+
+def flaw(text: str) -> str | None:
+    """What a text holds that some database keeps in no column, in words; None: nothing of the kind.
+
+    It is the same for every database, so that what works on one works on the others.
+    """
+    if "\0" in text:
+        return "null characters, which not every database stores"
     if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
-        raise ValueError(f"{what} is {text!r}; it must not hold lone surrogates, which are not text")
+        return "lone surrogates, which are not text"
+    return None
+
+
+def flawless(text: str) -> str:
+    """A text for people, with its flaws written as Python writes them.
+
+    >>> flawless("a\\0b")
+    'a\\\\x00b'
+    """
+    if flaw(text) is None:
+        return text
+    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
 
 
 def derived_id(*parts: str) -> str:

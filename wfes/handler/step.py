@@ -18,7 +18,7 @@ from wfes import errors
 from wfes.core import durations
 from wfes.core import events as e
 from wfes.core.durations import Duration
-from wfes.core.ids import derived_id
+from wfes.core.ids import derived_id, flaw, flawless
 from wfes.core.moments import micros_of
 from wfes.core.retry import Retry
 from wfes.core.types import ABSENT, json_schema
@@ -331,7 +331,7 @@ class Step(StepTransaction):
                 timeout=limit,
                 id=derived_id(execution.id, path, str(execution.retries)),
                 name=request,
-                message=message,
+                message=None if message is None else flawless(message),
                 schema=json_schema(type_),
                 type_=type_,
             )
@@ -356,6 +356,8 @@ class Step(StepTransaction):
             ValueError: it is this very instance.
         """
         target = _id_of(instance, f"wait_for_workflow({name!r})")
+        if flaw(target) is not None:
+            raise errors.InstanceNotFound(target)
         if target == self._execution.id:
             raise ValueError(f"instance {target!r} cannot wait for itself")
         scope = self._scope()
@@ -422,6 +424,8 @@ class Step(StepTransaction):
             InstanceNotFound, InstanceEnded: there is none such, or it is over.
         """
         target = _id_of(instance, f"send({name!r})")
+        if flaw(target) is not None:  # nor could it be recorded whom this was for
+            raise errors.InstanceNotFound(target)
         command = self._execution.host.engine.calls.send(target, event, payload)
         return self._recorded_call(name, was, "send", command)
 
@@ -464,7 +468,7 @@ class Step(StepTransaction):
                 self._execution,
                 path,
                 nested=bool(scope.path),
-                message=message,
+                message=flawless(message),
                 percent=share,
                 data=tree,
             ),
@@ -472,12 +476,12 @@ class Step(StepTransaction):
 
     def fail(self, reason: str) -> NoReturn:
         """The instance is over, as failed; the rest of the handler does not run."""
-        self._execution.fail(str(reason))
+        self._execution.fail(flawless(str(reason)))
         raise errors.Suspended
 
     def abort(self, reason: str | None = None) -> NoReturn:
         """The instance is over, as aborted, which is not a failure; the rest of the handler does not run."""
-        text = None if reason is None else str(reason)
+        text = None if reason is None else flawless(str(reason))
         self._execution.end(e.WorkflowAborted(at=self._execution.stamp(), reason=text))
         raise errors.Suspended
 

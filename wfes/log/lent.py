@@ -25,6 +25,6 @@ def own_table(what: str, table: str) -> str:
     return f"{what} of {table!r} is not for a function of step.transaction: tables named wfes_... are the log's own"
 
 
-def not_inside(what: str) -> str:
-    """The message for what would change the connection itself."""
-    return f"{what} is not for a function of step.transaction: the connection is the engine's"
+def not_inside(what: str, why: str = "the connection is the engine's") -> str:
+    """The message for what would change the connection, or the transaction, itself."""
+    return f"{what} is not for a function of step.transaction: {why}"

@@ -54,6 +54,8 @@ from wfes.log.statements import schema, statement
 
 _SCHEMA = "schema"
 _SERVER_MIN = 13
+_ITS_OWN = (b"RESET SESSION AUTHORIZATION", b"RESET ROLE", b"RESET ALL")
+"""Ends what a function has set in the transaction that it was lent."""
 TO_READ = "it was opened for reading alone, for this process may not write to it"
 
 
@@ -182,7 +184,8 @@ class PostgresLog(PostgresRecorder, ApplicationRecorder):
             [] if self.place.schema is None else [f'SET LOCAL search_path = "{self.place.schema}"'.encode()]
         )
         self._begin_lent = b"; ".join([BEGIN, *path, b"SET LOCAL wfes.lent = 'yes'"])
-        self._take_lock = b"; ".join([*limits, own("lock"), own("look")])
+        # Whatever it has set for its own statements (a role, a search path, limits) ends there.
+        self._take_lock = b"; ".join([*_ITS_OWN, *limits, own("lock"), own("look")])
 
     def _make(self, connection: Connection, statements: Sequence[str]) -> None:
         """Makes or upgrades the schema and what the statements make, if anything is to be made."""

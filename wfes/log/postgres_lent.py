@@ -41,6 +41,10 @@ _CHANGES = re.compile(
     r'(?:"?\w+"?\s*\.\s*)?"?(?P<table>wfes_\w+)',
     re.IGNORECASE | re.DOTALL,
 )
+ISOLATION = "read committed"
+"""What a transaction of the log begins with: the completion is appended behind what others have committed by then."""
+_SEES = "the step's completion has to see what others have committed meanwhile, so the isolation is READ COMMITTED"
+_WRITES = "the step's completion is written in the same transaction"
 _BESIDE = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|(\$\w*\$).*?\1", re.DOTALL)
 """Comments and quoted text."""
 
@@ -224,9 +228,15 @@ class PostgresLent:
             raise ForbiddenStatement(self.refused)
         if self._engine.info.transaction_status is TransactionStatus.IDLE:
             raise ForbiddenStatement(lent.ending("the end of its transaction"))
-        found = self._engine.execute(own("is_lent")).fetchall()
-        if not found[0][0]:
+        is_lent, reads_only, isolation = self._engine.execute(own("is_lent")).fetchall()[0]
+        if not is_lent:
             raise ForbiddenStatement(lent.ending("the end of its transaction"))
+        if reads_only:
+            raise ForbiddenStatement(lent.not_inside("SET TRANSACTION READ ONLY", why=_WRITES))
+        if isolation != ISOLATION:
+            raise ForbiddenStatement(
+                lent.not_inside(f"SET TRANSACTION ISOLATION LEVEL {isolation.upper()}", why=_SEES)
+            )
         # What a commit would check is checked here, where it is the function's own failure.
         self._engine.execute(own("settle_lent"))
 

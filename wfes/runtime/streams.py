@@ -6,6 +6,8 @@ ticks of a schedule.
 
 from __future__ import annotations
 
+from wfes.core.ids import flaw
+
 PREFIX = "$"
 SCHEDULE_PREFIX = "$schedule/"
 
@@ -31,8 +33,8 @@ def schedule_stream(schedule: str) -> str:
 
 
 def is_instance(stream: str) -> bool:
-    """Whether a stream is an instance's history, and not one of the engine's own."""
-    return not stream.startswith(PREFIX)
+    """Whether a stream may be an instance's history: it is none of the engine's own, and a text that is stored."""
+    return not stream.startswith(PREFIX) and flaw(stream) is None
 
 
 def _escaped(name: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wfes.core.ids import check_id, check_name, new_id
+from wfes.core.ids import check_id, check_name, flaw, flawless, new_id
 
 millis = st.integers(0, 2**48 - 1)
 randoms = st.binary(min_size=10, max_size=10)
@@ -42,7 +42,7 @@ def test_good_ids(text: str) -> None:
         ("x" * 201, ValueError, "201 characters"),
         ("$key", ValueError, "must not start with '$'"),
         ("a\nb", ValueError, "control"),
-        ("a\x00", ValueError, "control"),
+        ("a\x00", ValueError, "null"),
         ("a\x85", ValueError, "control"),
         ("\ud800", ValueError, "surrogates"),
         (7, TypeError, "must be a str"),
@@ -60,7 +60,17 @@ def test_good_names(text: str) -> None:
     assert check_name(text) == text
 
 
-@pytest.mark.parametrize("text", ["", "a/b", "a#2", "x" * 201, "\udfff"])
+@pytest.mark.parametrize("text", ["", "a/b", "a#2", "x" * 201, "\udfff", "a\0b"])
 def test_bad_names(text: str) -> None:
     with pytest.raises(ValueError, match=r"^step name "):
         check_name(text, "step name")
+
+
+@given(st.text(st.characters(), max_size=20))
+def test_a_flawless_text_has_no_flaw_and_one_without_stays(text: str) -> None:
+    assert flaw(flawless(text)) is None
+    assert flaw(text) is not None or flawless(text) == text
+
+
+def test_flaws_are_written_out() -> None:
+    assert flawless("a\0b\ud800é") == "a\\x00b\\ud800é"
