@@ -16,9 +16,9 @@ EVENTS = 2 * STEPS + 3
 _AT_ONCE = 2_000
 
 
-def history(number: int) -> list[e.Event]:
+def history(number: int, begun: int = AT) -> list[e.Event]:
     """The events of an instance of nine steps."""
-    at = AT + number * 1_000
+    at = begun + number * 1_000
     events: list[e.Event] = [
         e.WorkflowStarted(at=at, workflow=f"w{number % 5}", input=number, key=f"k{number % 1_000}"),
         e.RunClaimed(at=at, worker="w", epoch=1),
@@ -29,7 +29,7 @@ def history(number: int) -> list[e.Event]:
     return [*events, e.WorkflowCompleted(at=at + STEPS, output=number)]
 
 
-def write(url: str, instances: int) -> int:
+def write(url: str, instances: int, begun: int = AT) -> int:
     """Writes instances into a new log; returns how many events it holds."""
     log = open_log(url)
     log.open([])
@@ -38,7 +38,7 @@ def write(url: str, instances: int) -> int:
         rows: list[StoredRow] = []
         for number in range(first, min(instances, first + _AT_ONCE)):
             prev, stream = chain.GENESIS, f"i-{number:09d}"
-            for version, event in enumerate(history(number), 1):
+            for version, event in enumerate(history(number, begun), 1):
                 position += 1
                 stored = prev + body_bytes(event)
                 rows.append((position, stream, version, event.topic, stored))

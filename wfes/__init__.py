@@ -6,6 +6,7 @@ The public names, nothing else; the errors are listed in `wfes.errors`.
 from __future__ import annotations
 
 from wfes.actor import acting_as
+from wfes.audit.findings import AuditReport, Problem
 from wfes.core.retry import Retry
 from wfes.core.state import ACTIVE, TERMINAL, Outcome, Status, Wait
 from wfes.engine import Engine
@@ -90,6 +91,7 @@ __all__ = [
     "TERMINAL",
     "Answer",
     "ArchiveUnavailable",
+    "AuditReport",
     "Change",
     "ChildWorkflowError",
     "Concurrency",
@@ -129,6 +131,7 @@ __all__ = [
     "Parting",
     "PayloadTooLarge",
     "Place",
+    "Problem",
     "Projection",
     "ProjectionEvent",
     "ProjectionInUse",

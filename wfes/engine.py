@@ -17,6 +17,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar, Unpack, cast, overload
 
 from wfes import ambient
+from wfes.auditing import Auditing
 from wfes.calls import Calls
 from wfes.core import durations
 from wfes.core import events as e
@@ -60,7 +61,7 @@ T = TypeVar("T")
 URL_DEFAULT = "sqlite:///wfes.db"
 
 
-class Engine(Reading, Looking, Forking, Insights, Schedules, Pruning, Workers):
+class Engine(Reading, Looking, Forking, Insights, Schedules, Pruning, Workers, Auditing):
     """Durable workflows on one log.
 
     Use it as `async with Engine(...)`, or as `with Engine(...)` from code that is not async.

@@ -21,6 +21,7 @@ from wfes.snapshot import Out_co, Snapshot
 from wfes.views import ForkRow, RecordedEvent
 
 if TYPE_CHECKING:
+    from wfes.audit.findings import AuditReport
     from wfes.engine import Engine
     from wfes.runtime.commands import Command
     from wfes.timetravel.diff import Diff
@@ -196,6 +197,21 @@ class Instance(Snapshot[Out_co]):
         if not self._state.version:
             await self.refresh()
         return await self._engine.replay(self.id, upto)
+
+    async def verify(self) -> AuditReport:
+        """Computes the hash chain of its history again, from the stored bytes: was anything changed since then?
+
+        A change to the last event that leaves it readable, a removed end, and a chain that was computed anew, cannot
+        be seen so.
+
+        Returns:
+            A report, true in a condition if nothing is wrong.
+
+        Raises:
+            InstanceNotFound: There is no such instance.
+            LogUnavailable: The log cannot be read.
+        """
+        return await self._engine.verify(self.id)
 
     # -- Commands ----------------------------------------------------------------------------------------------------
 

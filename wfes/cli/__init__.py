@@ -20,6 +20,7 @@ from wfes.cli.reading import ls, requests, show
 from wfes.cli.replaying import replay_command
 from wfes.cli.running import run, start, worker
 from wfes.cli.schedules import schedules
+from wfes.cli.verify import verify
 from wfes.cli.workers import workers
 
 __all__ = ["main"]
@@ -53,6 +54,7 @@ for _command in (
     debug,
     export,
     prune,
+    verify,
     projections,
     workers,
     demo,

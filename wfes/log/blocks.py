@@ -88,6 +88,15 @@ def history(archive: Archive, instance: str, stone: HistoryArchived) -> Iterator
     return _checked(_of(archive, {instance}, stone), instance, stone, _place(archive, stone))
 
 
+def unchecked(archive: Archive, instance: str, stone: HistoryArchived) -> Iterator[Notification]:
+    """What stands in an archive as the events of an instance, whether it is sound or not.
+
+    Raises:
+        ArchiveUnavailable: it cannot be read.
+    """
+    return _of(archive, {instance}, stone)
+
+
 def histories(archive: Archive, stones: dict[str, HistoryArchived]) -> Iterator[Notification]:
     """The events of several instances of one block, as they stand there, each history checked as in ``history``."""
     some = next(iter(stones.values()))
