@@ -215,10 +215,15 @@ class Walk:
             )
             self._accept(row, self._true + removed + 1)
         else:
-            self._unvouched(row, following)
+            self._unvouched(number, row, following)
 
-    def _unvouched(self, row: Notification, following: Notification | None) -> None:
+    def _unvouched(self, number: int, row: Notification, following: Notification | None) -> None:
         link = row.state[: chain.SIZE]
+        home = self._elsewhere.homes.get(link)
+        if home is not None:
+            self._add(row, INSERTED, f"the event that stands here says that it is behind version {home[1]}")
+            self._put_aside(number, row)
+            return
         if not is_readable(row):
             self._add(row, CHANGED, "it is no event any more")
         elif self._before is None or _apart(link, self.tail) < _ALIKE_BITS:

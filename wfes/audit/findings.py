@@ -62,7 +62,7 @@ class AuditReport:
     @property
     def ok(self) -> bool:
         """Whether nothing is wrong."""
-        return not self.problems
+        return not self.problems and not self.further
 
     def __bool__(self) -> bool:
         return self.ok

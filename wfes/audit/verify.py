@@ -6,9 +6,9 @@ was changed, removed, inserted, reordered or given to another instance.
 
 What the chain alone cannot show: a change to the *last* event of a history that leaves it readable, since nothing
 behind it carries its digest; an event put behind the last one as the engine itself would have done; a chain that was
-computed anew from some event on. A history whose end, or all of which, was removed shows in `verify_log`, as positions
-of the log that nobody has, unless the rest was renumbered; in `verify_history` it does not. For all of these a
-checkpoint is needed.
+computed anew from some event on; positions that events of different histories exchanged. A history whose end, or all
+of which, was removed shows in `verify_log`, as positions of the log that nobody has, unless the rest was renumbered; in
+`verify_history` it does not. For all of these a checkpoint is needed.
 
 One pass reads the log in the order of its histories, page by page, and holds one digest, a bit for each position and
 what is archived of one page. A history that does not come through it is read once more, whole, with what may have
@@ -61,7 +61,7 @@ def verify_log(log: Log, progress: Progress | None = None) -> AuditReport:
     head = log.max_notification_id()
     scan = _Scan(log, progress)
     scan.run()
-    problems, missing = _looked_into(log, list(scan.broken)[:BROKEN_MAX])
+    problems, missing = _looked_into(log, list(scan.broken)[:BROKEN_MAX], scan.positions)
     further = max(0, len(scan.broken) - BROKEN_MAX)
     problems = [*scan.problems, *problems]
     if not scan.problems:  # else it did not come to the end
@@ -79,8 +79,8 @@ def verify_history(log: Log, stream: str) -> AuditReport:
     Raises:
         LogUnavailable: it cannot be read at all.
     """
-    count = _History(log, stream, Elsewhere()).events
-    problems, _ = _looked_into(log, [stream])
+    count = len(_History(log, stream, Elsewhere()).rows)
+    problems, _ = _looked_into(log, [stream], Positions())
     return AuditReport(count, tuple(problems))
 
 
@@ -238,10 +238,17 @@ def _events(count: int) -> str:
 # -- looking into broken histories ------------------------------------------------------------------------------------
 
 
-def _looked_into(log: Log, streams: Iterable[str]) -> tuple[list[Problem], int]:
+def _looked_into(log: Log, streams: Iterable[str], positions: Positions) -> tuple[list[Problem], int]:
     """What is wrong with these histories, and how many events are known to be missing from them."""
     elsewhere = Elsewhere()
-    broken = [stream for stream in streams if _History(log, stream, elsewhere).problems]
+    broken: list[str] = []
+    for stream in streams:
+        history = _History(log, stream, elsewhere)
+        if history.problems:
+            broken.append(stream)
+        # What was archived after the pass had begun with it was not seen by the pass.
+        for row in history.rows:
+            positions.add(row.id)
     if broken and (elsewhere.links or elsewhere.gaps):
         _search(log, elsewhere)
     problems: list[Problem] = []
@@ -274,7 +281,7 @@ class _History:
     """One history as a whole, and what is wrong with it.
 
     Attributes:
-        events: how many events it has.
+        rows: its events.
         problems: what is wrong.
         missing: how many of its events are known to have left their positions.
     """
@@ -291,7 +298,7 @@ class _History:
         odd = reader.odd | {each.id for each in stored if plain(each) is not each}
         archived = _archived(log, stream, rows)
         rows = [*archived.events, *rows]
-        self.events = len(rows)
+        self.rows = rows
         hidden = archived.stone.versions if archived.problem is not None and archived.stone is not None else 0
         walk = Walk(stream, rows, elsewhere, start=hidden)
         walk.run()

@@ -13,12 +13,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wfes import AuditReport, Engine, InstanceNotFound, Problem, Step, workflow
+from wfes.audit import rows
 from wfes.audit.positions import Positions
 from wfes.audit.verify import verify_history, verify_log
 from wfes.cli import main
@@ -60,7 +62,7 @@ def name(number: int) -> str:
 
 def write(url: str, instances: int) -> None:
     """Writes a log in which the histories of every two instances are interleaved."""
-    rows: list[StoredRow] = []
+    made: list[StoredRow] = []
     position = 0
     for first in range(0, instances, 2):
         pair = [name(first), name(first + 1)]
@@ -69,12 +71,12 @@ def write(url: str, instances: int) -> None:
             for stream, event in zip(pair, both, strict=True):
                 position += 1
                 state = tails[stream] + body_bytes(event)
-                rows.append((position, stream, version, event.topic, state))
+                made.append((position, stream, version, event.topic, state))
                 tails[stream] = chain.digest(stream, version, event.topic, state)
     log = open_log(url)
     log.open([])
     target = log.begin()
-    target.insert(rows)
+    target.insert(made)
     target.commit()
     log.close()
 
@@ -350,6 +352,103 @@ def test_a_name_that_is_no_text(whole: Path, tmp_path: Path) -> None:
     report = changed(whole, tmp_path, tamper)
     assert any(each.kind == "unreadable" and "is no text" in each.text for each in report.problems)
     assert (name(5), 7, "removed") in {(each.instance, each.version, each.kind) for each in report.problems}
+
+
+def test_a_copy_put_behind_the_end(whole: Path, tmp_path: Path) -> None:
+    def copy(connection: sqlite3.Connection) -> None:
+        row = (100_000, name(5), LENGTH + 1, "StepStarted", state_of(connection, 9))
+        connection.execute("INSERT INTO wfes_events VALUES (?, ?, ?, ?, ?)", row)
+
+    assert first(changed(whole, tmp_path, copy)) == (name(5), LENGTH + 1, "inserted")
+
+
+def test_random_edits(whole: Path, tmp_path: Path) -> None:
+    """Nothing that is done to rows goes unseen, and the first bad event is named."""
+    draw = random.Random(6)
+    path = tmp_path / "changed.db"
+    shutil.copy(whole, path)
+    connection = sqlite3.connect(path, isolation_level=None)
+    for turn in range(90):
+        stream, version = name(draw.randrange(INSTANCES)), draw.randint(1, LENGTH - 1)
+        later = draw.randint(version, LENGTH - 1)
+        connection.execute("BEGIN")
+        match turn % 3:
+            case 0:
+                state = bytearray(state_of(connection, version, stream))
+                for _ in range(draw.randint(1, 40)):
+                    state[draw.randrange(chain.SIZE, len(state))] ^= draw.randint(1, 255)
+                update("state", bytes(state), version, stream)(connection)
+            case 1:
+                delete(f"originator_id = '{stream}' AND originator_version BETWEEN {version} AND {later}")(
+                    connection
+                )
+            case _:
+                for source, target in ((version, -9), (LENGTH, version), (-9, LENGTH)):
+                    update("originator_version", target, source, stream)(connection)
+        connection.execute("COMMIT")
+        assert first(verified(path, stream))[:2] == (stream, version), turn
+        connection.execute("DELETE FROM wfes_events WHERE originator_id = ?", (stream,))
+        connection.execute("ATTACH ? AS whole", (str(whole),))
+        sql = "INSERT INTO wfes_events SELECT * FROM whole.wfes_events WHERE originator_id = ?"
+        connection.execute(sql, (stream,))
+        connection.execute("DETACH whole")
+    assert verified(path).ok
+    connection.close()
+
+
+def test_histories_that_are_archived_meanwhile_are_sound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "PAGE", 3)
+    url = f"sqlite:///{tmp_path}/log.db"
+    asyncio.run(_made(url))
+
+    async def run(after: int) -> AuditReport:
+        turns = 0
+        async with Engine(url, workflows=[twice]) as engine:
+            loop = asyncio.get_running_loop()
+
+            def meanwhile(_: int) -> None:
+                nonlocal turns
+                turns += 1
+                if turns == after:
+                    asyncio.run_coroutine_threadsafe(more(), loop).result(20)
+
+            async def more() -> None:
+                await (await twice.start(7, id=f"order-00-{after}")).result(timeout=20)
+                assert (await engine.prune(twice, older_than=timedelta(0), dry_run=False)).instances
+
+            return await engine.verify(progress=meanwhile)
+
+    for after in range(1, 6):
+        report = asyncio.run(run(after))
+        assert report.ok, (after, str(report))
+
+
+def test_postgresql(postgres_url: str) -> None:
+    write(postgres_url, 10)
+    log = open_log(postgres_url)
+    log.open([])
+    try:
+        report = verify_log(log)
+        assert report.ok, str(report)
+        assert report.events == 10 * LENGTH
+        with psycopg.connect(postgres_url) as connection:
+            sql = "UPDATE wfes_events SET state = state || ''::bytea || ' '::bytea WHERE "
+            connection.execute((sql + of(7)).encode())
+            connection.execute(
+                ("UPDATE wfes_events SET topic = 'StepFailed' WHERE " + of(9, name(3))).encode()
+            )
+            connection.execute(("DELETE FROM wfes_events WHERE " + of(LENGTH, name(1))).encode())
+        report = verify_log(log)
+        assert [(each.instance, each.version, each.kind) for each in report.problems] == [
+            (name(3), 9, "changed"),
+            (name(5), 7, "changed"),
+            (None, None, "removed"),
+        ], str(report)
+        assert first(verify_history(log, name(3))) == (name(3), 9, "changed")
+    finally:
+        log.close()
 
 
 @given(st.lists(st.integers(1, 200_000), max_size=50), st.integers(1, 200_000))
