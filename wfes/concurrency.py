@@ -6,11 +6,12 @@ same in every process, and needs none of the user's code to be compared.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any, cast
 
-from pydantic_core import to_json
+from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
 VALUE_CHARS_MAX = 200
 
@@ -33,7 +34,10 @@ def slot_value(input: object, field: str) -> str:
         found = cast("Mapping[Any, Any]", input).get(field)
     else:
         found = getattr(input, field, None)
-    text = to_json(found, fallback=repr).decode("utf-8", "replace")
+    try:
+        text = to_json(found, fallback=repr).decode()
+    except PydanticSerializationError:  # lone surrogates, which JSON has an escape for
+        text = json.dumps(to_jsonable_python(found, fallback=repr), separators=(",", ":"))
     if len(text) > VALUE_CHARS_MAX:
         return "sha256:" + sha256(text.encode()).hexdigest()
     return text

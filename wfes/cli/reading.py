@@ -115,7 +115,7 @@ def ls(
             for cells, row in zip(rows, page.items, strict=True):
                 cells.append(
                     (NO_WORKER, "bad")
-                    if row.id in without and row.reason is None
+                    if row.id in without and (row.reason is None or row.status is Status.PENDING)
                     else (clipped(row.reason or "", REASON_CHARS), "dim")
                 )
         out.table(titles, rows)

@@ -85,7 +85,8 @@ def lease_micros() -> int:
     given = os.environ.get(LEASE_VARIABLE)
     if not given:
         return LEASE_MICROS
-    micros = durations.micros(given, f"${LEASE_VARIABLE}")
+    seconds = float(given) if given.isdecimal() else given  # in an environment every number is text
+    micros = durations.micros(seconds, f"${LEASE_VARIABLE}")
     if micros < LEASE_MIN_MICROS:
         raise ValueError(f"${LEASE_VARIABLE} is {given!r}; it must be at least 1s")
     return micros

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from wfes import Concurrency, Step, testing, workflow
 from wfes.cli import main
+from wfes.cli.workers import NO_WORKER
 
 WHY = 'waits for a free slot: concurrency is limited for each number, here "7"'
 
@@ -39,6 +40,12 @@ def test_who_is_held_says_why(tmp_path: Path) -> None:
             assert [row["reason"] for row in listed["items"]] == [WHY, None]
             shown = json.loads(await asyncio.to_thread(wfes, "show", "i2", "--json"))
             assert shown["reason"] == WHY
+            assert NO_WORKER not in lines
             assert "SlotGranted" not in await asyncio.to_thread(wfes, "history", "i2")
 
     asyncio.run(run())
+    # Nobody is there to take it, whatever else it waits for.
+    lines = wfes("ls").splitlines()
+    assert [NO_WORKER in line for line in lines if "one-each" in line] == [True, True]
+    assert WHY not in wfes("ls")
+    assert WHY in wfes("show", "i2")

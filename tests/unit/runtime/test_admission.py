@@ -423,6 +423,13 @@ def test_values_are_told_apart_by_their_json(given: object, expected: str | None
     assert found == expected if expected is not None else found
 
 
+def test_any_text_can_be_counted_by() -> None:
+    odd = ["\ud800", "\\ud800", "\udfff", "a\0b", "ab", ""]
+    values = [slot_value({"customer": text}, "customer") for text in odd]
+    assert len(set(values)) == len(odd)
+    assert "".join(values).isprintable()
+
+
 def test_long_values_are_told_apart_by_their_digest() -> None:
     one, two = (slot_value({"customer": "x" * 10_000 + end}, "customer") for end in "ab")
     assert one != two

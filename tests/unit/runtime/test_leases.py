@@ -325,6 +325,8 @@ def test_a_lease_of_its_own_by_the_environment(monkeypatch: pytest.MonkeyPatch) 
     assert leases.lease_micros() == 30_000_000
     monkeypatch.setenv("WFES_LEASE", "2s")
     assert leases.lease_micros() == 2_000_000
+    monkeypatch.setenv("WFES_LEASE", "3")
+    assert leases.lease_micros() == 3_000_000
     monkeypatch.setenv("WFES_LEASE", "10ms")
     with pytest.raises(ValueError, match="at least 1s"):
         leases.lease_micros()
