@@ -6,6 +6,8 @@ Where that leaves a choice, nothing is guessed: `EngineNotOpen` says what is ope
 
 An engine leaves the set when it begins to close, and its own contexts reach it until it has: a handler that is let
 finish may still ask for it, but one copied earlier (a task that outlived its `async with`) never reaches a closed log.
+While a module is imported for its workflows, no engine opens: a program whose last line runs it would start to work
+because somebody wanted to look at its past.
 Safe to use from any thread.
 """
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from wfes.engine import Engine
 
 _current: ContextVar[Engine | None] = ContextVar("wfes_current_engine", default=None)
+_importing: ContextVar[str | None] = ContextVar("wfes_importing", default=None)
 _open: list[Engine] = []
 _lock = threading.Lock()
 
@@ -93,6 +96,30 @@ def using(engine: Engine) -> Generator[None]:
 def enter(engine: Engine) -> None:
     """Makes an open engine the current one of this context for good, such as a handler's own fresh context."""
     _current.set(engine)
+
+
+@contextmanager
+def importing(module: str) -> Generator[None]:
+    """For a block that imports a module for the workflows in it: no engine opens in there."""
+    token = _importing.set(module)
+    try:
+        yield
+    finally:
+        _importing.reset(token)
+
+
+def check_not_importing() -> None:
+    """Refuses to open an engine while a module is imported for its workflows.
+
+    Raises:
+        EngineNotOpen: one is being imported here.
+    """
+    module = _importing.get()
+    if module is not None:
+        raise EngineNotOpen(
+            f"{module!r} opens an engine while it is imported: what runs the program belongs under "
+            '`if __name__ == "__main__":`'
+        )
 
 
 def _label(engine: Engine) -> str:

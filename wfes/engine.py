@@ -160,6 +160,7 @@ class Engine(Reading, Looking, Forking, Insights, Schedules, Pruning, Workers, A
             raise EngineNotOpen(
                 "`with Engine(...)` would block this event loop; use `async with Engine(...)`"
             )
+        ambient.check_not_importing()
         self._parts.check_new()
         if self._host is not None:
             raise EngineNotOpen("this engine is being opened by another thread")
@@ -182,6 +183,7 @@ class Engine(Reading, Looking, Forking, Insights, Schedules, Pruning, Workers, A
             UnknownEvent: A newer release wrote it.
             EngineNotOpen: The engine was opened before.
         """
+        ambient.check_not_importing()
         await self._parts.open(self._make_clock, self._max_running, self.name)
         self._token = ambient.entered(self)
 

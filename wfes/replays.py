@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 from wfes.core import events as e
 from wfes.definition import Workflow
 from wfes.engine import Engine
+from wfes.errors import LogUnavailable
 from wfes.instance import Instance
 from wfes.timetravel.histories import (
     History,
@@ -32,6 +33,7 @@ T = TypeVar("T")
 
 SHOWN_MAX = 5
 PAGE = 500
+_FILE = "sqlite:///"
 
 Source = (
     str
@@ -152,7 +154,13 @@ def _recording(instance: Instance[Any]) -> Recording:
 
 
 def _of_log(url: str, names: Iterable[str] | None) -> list[Recording]:
-    """Every instance of a log, or of these workflows there, the oldest first."""
+    """Every instance of a log, or of these workflows there, the oldest first.
+
+    Raises:
+        LogUnavailable: it cannot be opened; a file that there is not is not made.
+    """
+    if url.startswith(_FILE) and not Path(url.removeprefix(_FILE)).exists():
+        raise LogUnavailable(url, "there is no such file")
 
     async def read() -> list[Recording]:
         found: list[Recording] = []
@@ -177,6 +185,13 @@ def _apart(work: Callable[[], T]) -> T:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return work()
+        pass
+    else:
+        return _in_thread(work)
+    # Not in the `except`: what fails here has nothing to do with the loop that there is not.
+    return work()
+
+
+def _in_thread(work: Callable[[], T]) -> T:
     with ThreadPoolExecutor(1) as threads:
         return threads.submit(work).result()

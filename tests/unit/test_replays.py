@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from wfes import Instance, Step, StepError, WfesError, Workflow, testing, workflow
+from wfes import Instance, LogUnavailable, Step, StepError, WfesError, Workflow, testing, workflow
 from wfes.testing import assert_replays, save_histories
 
 LARGE = 1_200_000
@@ -127,6 +127,20 @@ def test_no_history_at_all_fails(tmp_path: Path) -> None:
         assert_replays(unheard_of, url)
     with pytest.raises(AssertionError, match="no history"):
         assert_replays(made(), [])
+
+
+def test_a_log_that_is_not_there_is_told_and_not_made(tmp_path: Path) -> None:
+    with pytest.raises(LogUnavailable, match="no such file"):
+        assert_replays(made(), f"sqlite:///{tmp_path}/nowhere.db")
+    with pytest.raises(LogUnavailable, match="no such file"):
+        save_histories(tmp_path / "saved.gz", f"sqlite:///{tmp_path}/nowhere.db")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failure_speaks_of_the_histories_only() -> None:
+    with pytest.raises(AssertionError) as failed:
+        assert_replays(made(), [])
+    assert failed.value.__context__ is None
 
 
 def test_another_workflows_instance_fails() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Iterable
@@ -17,11 +18,13 @@ from typing import Any
 
 import click
 
+from wfes import ambient
 from wfes.subscription.projection import Projection
 from wfes.validation import is_a
 from wfes.workflow import Workflow
 
 AnyWorkflow = Workflow[Any, Any]
+_PACKAGE = str(Path(ambient.__file__).parent) + os.sep
 
 
 def load_workflow(name: str) -> tuple[AnyWorkflow, list[AnyWorkflow]]:
@@ -108,7 +111,8 @@ def _imported(name: str) -> ModuleType:
         proposed = name.removesuffix(".py").strip("./").replace("/", ".")
         raise click.UsageError(f"{name!r} is a file's name; the module's is wanted: {proposed}")
     try:
-        return importlib.import_module(name)
+        with ambient.importing(name):
+            return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise click.UsageError(
@@ -126,8 +130,12 @@ def _reason(error: BaseException) -> str:
     frames = [
         frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")
     ]
-    # The last line that is not in this module or the import system is the one to look at.
-    places = [frame for frame in frames if frame.filename not in (__file__, importlib.__file__)]
+    # The last line that is neither in this package nor in the import system is the one to look at.
+    places = [
+        frame
+        for frame in frames
+        if frame.filename != importlib.__file__ and not frame.filename.startswith(_PACKAGE)
+    ]
     return f"{text} ({places[-1].filename}, line {places[-1].lineno})" if places else text
 
 

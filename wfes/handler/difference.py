@@ -7,9 +7,11 @@ instead. Its text is what a person reads in a paused instance's reason, in ``wfe
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
@@ -101,9 +103,26 @@ def code_of(workflow: Workflow[Any, Any]) -> dict[str, Any]:
         "digest": workflow.digest,
         "python": f"{sys.version_info.major}.{sys.version_info.minor}",
         "wfes": __version__,
-        "module": None if workflow.module == "__main__" else workflow.module,
+        "module": _importable(workflow),
     }
     return {name: value for name, value in code.items() if value is not None}
+
+
+def _importable(workflow: Workflow[Any, Any]) -> str | None:
+    """The name that the handler's module is imported by, or None where that is not known.
+
+    The module of a program that is run is `__main__`, which is another one for whoever looks at it later. By
+    `python -m shop` it is `shop`, and so it is by `python shop.py`.
+    """
+    if workflow.module != "__main__":
+        return workflow.module
+    main = sys.modules.get("__main__")
+    file = getattr(main, "__file__", None)
+    if file is None or os.path.realpath(file) != os.path.realpath(workflow.handler.__code__.co_filename):
+        return None
+    spec = getattr(main, "__spec__", None)
+    name = Path(file).stem if spec is None else spec.name
+    return name if all(part.isidentifier() for part in name.split(".")) else None
 
 
 def recorded_by(history: Iterable[e.Recorded], version: int) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
+from wfes import Engine
 from wfes.cli.loading import load_workflow, load_workflows
 
 SHOP = """
@@ -83,3 +84,25 @@ def test_a_module_without_workflows(folder: Path) -> None:
     (folder / "cli_empty.py").write_text("")
     with pytest.raises(click.UsageError, match="has no workflow"):
         load_workflows(["cli_empty"])
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [
+        "async def main():\n    async with Engine('sqlite://'):\n        ran.append(1)\nasyncio.run(main())\n",
+        "with Engine('sqlite://'):\n    ran.append(1)\n",
+    ],
+)
+def test_a_program_that_runs_when_it_is_imported_is_refused_before_it_does(folder: Path, opened: str) -> None:
+    head = "import asyncio\nfrom wfes import Engine\nran = []\n"
+    (folder / "cli_program.py").write_text(SHOP + head + opened)
+    with pytest.raises(
+        click.UsageError, match="'cli_program' opens an engine while it is imported"
+    ) as refused:
+        load_workflow("cli_program:check_out")
+    line = (SHOP + head + opened).split("\n").index(next(t for t in opened.split("\n") if "with" in t)) + 1
+    assert 'if __name__ == "__main__":' in refused.value.message
+    assert f"cli_program.py, line {line})" in refused.value.message
+    (folder / "cli_program.py").unlink()
+    with Engine("sqlite://", worker=False):  # and only then
+        pass
