@@ -7,12 +7,12 @@ made of it is known, for that alone shows that it was changed.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from eventsourcing.persistence import Notification
 
-from wfes.errors import WfesError
 from wfes.log.port import Log
 from wfes.log.statements import statement
 
@@ -20,6 +20,8 @@ PAGE = 2_000
 """Events read at once."""
 BEFORE_ALL = -(2**63)
 """Before the first version of any history, those that nobody gave included."""
+TYPES = "it is stored as values of other types"
+_IN_MEMORY = "sqlite://"
 
 
 class UnreadableName(Exception):
@@ -29,14 +31,20 @@ class UnreadableName(Exception):
 class Rows:
     """Reads a log in the order of histories and versions.
 
+    SQLite keeps names and versions twice, in the table and in its index, and reads whichever is at hand; here both are
+    read, for in a damaged or edited file they may differ.
+
     Attributes:
-        odd: positions of rows that could be read only as bytes.
+        odd: by position, what is wrong with how a row is stored.
     """
 
     def __init__(self, log: Log) -> None:
         """Makes one on an open log."""
         self._log = log
-        self.odd: set[int] = set()
+        self._page = (
+            self._of_file if log.dialect == "sqlite" and log.url != _IN_MEMORY else log.select_by_stream
+        )
+        self.odd: dict[int, str] = {}
 
     def pages(self, stream: str = "", version: int = BEFORE_ALL) -> Iterator[Sequence[Notification]]:
         """Everything behind a place, page by page.
@@ -51,31 +59,42 @@ class Rows:
             last: Any = page[-1]
             stream, version = last.originator_id, last.originator_version
 
-    def _page(self, stream: str, version: int, limit: int) -> Sequence[Notification]:
+    def _of_file(self, stream: str, version: int, limit: int) -> Sequence[Notification]:
         while True:
+            place = {"stream": stream, "version": version}
             try:
-                return self._log.select_by_stream(stream, version, limit)
-            except WfesError:
-                raise
-            except Exception:
+                found = self._log.read(statement("sqlite", "select_stored"), {**place, "limit": limit})
+                return [self._row(*row) for row in found]
+            except sqlite3.OperationalError:
                 # One value that is no text makes the whole page unreadable: shorter ones lead up to it.
-                if self._log.dialect != "sqlite":
-                    raise
                 limit //= 2
                 if not limit:
-                    return self._as_bytes(stream, version)
+                    return self._as_bytes(place)
 
-    def _as_bytes(self, stream: str, version: int) -> Sequence[Notification]:
-        found = self._log.read(statement("sqlite", "select_as_bytes"), {"stream": stream, "version": version})
+    def _row(
+        self, id: Any, version: Any, topic: Any, state: Any, position: int, entry: Any, number: Any
+    ) -> Notification:
+        if id != entry or version != number:
+            self.odd[position] = f"the table has it as version {version} of {id}, its index as this"
+        return Notification(entry, number, topic, state, position)
+
+    def _as_bytes(self, place: dict[str, Any]) -> Sequence[Notification]:
         rows: list[Notification] = []
-        for name, number, topic, state, position in found:
+        found = self._log.read(statement("sqlite", "select_as_bytes"), place)
+        for name, version, topic, state, position, entry, number in found:
             try:
-                id = name.decode()
+                id = entry.decode()
             except UnicodeError as error:
-                where = f"behind version {version} of {stream}" if stream else "at the beginning"
-                raise UnreadableName(f"the name {name!r} {where}, at position {position}") from error
-            self.odd.add(position)
-            rows.append(Notification(id, number, topic.decode(errors="backslashreplace"), state, position))
+                stream = place["stream"]
+                where = f"behind version {place['version']} of {stream}" if stream else "at the beginning"
+                raise UnreadableName(f"the name {entry!r} {where}, at position {position}") from error
+            self.odd[position] = TYPES
+            shown = name.decode(errors="backslashreplace")
+            rows.append(
+                self._row(
+                    shown, version, topic.decode(errors="backslashreplace"), state, position, id, number
+                )
+            )
         return rows
 
 

@@ -19,7 +19,8 @@ Invariants: nothing is written and no code of workflows runs; what is appended o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -30,7 +31,7 @@ from eventsourcing.persistence import Notification
 from wfes.audit.breaks import Elsewhere, Walk
 from wfes.audit.findings import CHANGED, INSERTED, REMOVED, REORDERED, UNREADABLE, AuditReport, Problem
 from wfes.audit.positions import Positions, shown
-from wfes.audit.rows import Rows, UnreadableName, plain
+from wfes.audit.rows import TYPES, Rows, UnreadableName, plain
 from wfes.core import chain
 from wfes.core.events import CATALOGUE, HistoryArchived
 from wfes.errors import ArchiveUnavailable, UnknownEvent, WfesError
@@ -114,6 +115,9 @@ class _Scan:
         except UnreadableName as error:
             text = f"{error}, is no text; nothing behind it was checked"
             self.problems.append(Problem(None, None, None, UNREADABLE, text))
+        except sqlite3.Error as error:
+            text = f"the database cannot be read: {error}; nothing behind that was checked"
+            self.problems.append(Problem(None, None, None, UNREADABLE, text))
         self._end()
 
     def _check(self, page: Sequence[Notification]) -> None:
@@ -137,13 +141,13 @@ class _Scan:
                     tail = self._set_stone(stored)
                 elif version != 1:
                     self._suspect()
-            elif version != last.originator_version + 1 or position <= last.id:
-                self._suspect()
             try:
+                if last is not None and (version != last.originator_version + 1 or position <= last.id):
+                    self._suspect()
                 if not state.startswith(tail) or topic not in CATALOGUE or position in odd:
                     self._suspect()
                 tail = sha256(f"{id}\n{version}\n{topic}\n".encode() + state).digest()
-            except (TypeError, UnicodeError):
+            except (TypeError, AttributeError, UnicodeError):
                 self._suspect()
             last = stored
         self._last, self._tail = last, tail
@@ -295,7 +299,7 @@ class _History:
         for each in stored:
             if plain(each) is None:
                 self._add(each, CHANGED, "its version is no number", version=False)
-        odd = reader.odd | {each.id for each in stored if plain(each) is not each}
+        odd = {each.id: TYPES for each in stored if plain(each) is not each} | reader.odd
         archived = _archived(log, stream, rows)
         rows = [*archived.events, *rows]
         self.rows = rows
@@ -334,13 +338,13 @@ class _History:
             text = f"position {before.id} of version {before.originator_version} is behind "
             self._add(bad, REORDERED, f"{text}position {row.id} of version {row.originator_version}")
 
-    def _check_readable(self, rows: Sequence[Notification], odd: Collection[int]) -> None:
+    def _check_readable(self, rows: Sequence[Notification], odd: Mapping[int, str]) -> None:
         told = {problem.version for problem in self.problems if problem.kind != REMOVED}
         for row in rows:
             if row.originator_version in told:
                 continue
             if row.id in odd:
-                self._add(row, CHANGED, "it is stored as values of other types")
+                self._add(row, CHANGED, odd[row.id])
                 continue
             try:
                 decode(row)

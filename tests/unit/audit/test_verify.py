@@ -354,6 +354,19 @@ def test_a_name_that_is_no_text(whole: Path, tmp_path: Path) -> None:
     assert (name(5), 7, "removed") in {(each.instance, each.version, each.kind) for each in report.problems}
 
 
+def test_a_table_that_says_otherwise_than_its_index(whole: Path, tmp_path: Path) -> None:
+    """Bytes of the file itself were edited: SQLite would read the name in the index, which is as it was."""
+    path = tmp_path / "changed.db"
+    content = whole.read_bytes()
+    record = name(5).encode() + bytes([7]) + b"StepStarted"
+    assert content.count(record) == 1
+    path.write_bytes(content.replace(record, record.replace(b"i-", b"j-")))
+    for instance in (None, name(5)):
+        report = verified(path, instance)
+        assert first(report) == (name(5), 7, "changed"), str(report)
+        assert "the table has it as version 7 of j-005" in report.problems[0].text
+
+
 def test_a_copy_put_behind_the_end(whole: Path, tmp_path: Path) -> None:
     def copy(connection: sqlite3.Connection) -> None:
         row = (100_000, name(5), LENGTH + 1, "StepStarted", state_of(connection, 9))

@@ -1,5 +1,8 @@
-SELECT CAST(originator_id AS BLOB), originator_version, CAST(topic AS BLOB), CAST(state AS BLOB), notification_id
-FROM wfes_events
-WHERE (originator_id, originator_version) > (:stream, :version)
-ORDER BY originator_id, originator_version
+SELECT CAST(stored.originator_id AS BLOB), stored.originator_version, CAST(stored.topic AS BLOB),
+    CAST(stored.state AS BLOB), stored.notification_id,
+    CAST(entry.originator_id AS BLOB), entry.originator_version
+FROM wfes_events AS entry INDEXED BY wfes_streams
+CROSS JOIN wfes_events AS stored NOT INDEXED ON stored.notification_id = entry.notification_id
+WHERE (entry.originator_id, entry.originator_version) > (:stream, :version)
+ORDER BY entry.originator_id, entry.originator_version
 LIMIT 1
