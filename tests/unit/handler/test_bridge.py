@@ -339,7 +339,7 @@ def test_streams_to_a_server_of_the_application() -> None:
 
 def test_backpressure() -> None:
     """A writer that is not read from waits, and the whole amount arrives."""
-    size = 4_000_000
+    size = 48_000_000  # more than the kernel buffers for a connection to itself
 
     async def main() -> None:
         received: asyncio.Future[int] = asyncio.get_running_loop().create_future()
