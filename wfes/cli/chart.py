@@ -162,23 +162,30 @@ class Chart:
         took = ""
         if row.kind not in ("progress", "call"):
             began, ended = self._span(row.started, row.ended)
-            took = span(ended - began) + ("" if row.ended is not None else " …")
+            took = span(ended - began) + (" …" if self._goes_on(row) else "")
         return Line(
             "  " * depth + row.label,
             row.kind,
-            row.status,
+            self._status(row),
             f"+{span(self._seconds(row.started))}",
             took,
             self._bar(row),
             self._remark(row),
         )
 
+    def _goes_on(self, row: Row) -> bool:
+        return row.ended is None and self._timeline.ended is None
+
+    def _status(self, row: Row) -> str:
+        """The row's; what was open when the instance ended waits for nothing any more."""
+        return row.status if row.ended is not None or self._goes_on(row) else "dropped"
+
     def _hidden(self, hidden: Hidden, depth: int) -> Line:
         cells = self._empty()
         for row in hidden.rows:
             for column in self.axis.cells(self._span(row.started, row.ended)):
                 cells[column] = ("▪", "dim")
-        counts = Counter(row.status for row in hidden.rows)
+        counts = Counter(map(self._status, hidden.rows))
         words = ", ".join(f"{number:,} {status}" for status, number in counts.most_common())
         at = f"+{span(self._seconds(hidden.rows[0].started))}"
         return Line("  " * depth + f"… {len(hidden.rows):,} more", "", "", at, "", cells, words)
@@ -217,7 +224,9 @@ class Chart:
             for each, after in pairwise([*row.tries, None]):
                 assert each is not None
                 between = _BETWEEN.get(each.outcome)
-                if between is not None and each.ended is not None:
+                # Nothing follows the attempt that a step ended with, and the shortest bar is a column wide.
+                is_last = after is None and each.ended == row.ended
+                if between is not None and each.ended is not None and not is_last:
                     draw(
                         (
                             self._seconds(each.ended),
@@ -229,7 +238,7 @@ class Chart:
                 draw(self._span(each.started, each.ended), _OUTCOMES[each.outcome])
         else:
             draw(whole, ("─", "wait"))
-        if row.ended is None:
+        if self._goes_on(row):
             cells[self.axis.cells(whole)[-1]] = ("▸", "busy")
         return cells
 

@@ -147,6 +147,25 @@ def test_what_is_open_goes_on_until_now() -> None:
     assert any("5.00 s …" in line for line in text(history, until=until))
 
 
+def test_what_was_open_at_the_end_does_not_go_on() -> None:
+    history = History().begun().step("a", 0, 5)
+    history.at(5, "SleepScheduled", path="night", until=None).at(10, "CancelRequested")
+    open_still = text(history)
+    assert any(line.startswith("night") and "waiting" in line and "▸" in line for line in open_still)
+    ended = text(history.at(10, "WorkflowCancelled"))
+    (night,) = (line for line in ended if line.startswith("night"))
+    assert "dropped" in night
+    assert "waiting" not in night
+    assert "…" not in night
+    assert not any("▸" in line for line in ended)
+
+
+def test_no_backoff_follows_the_last_failure() -> None:
+    history = History().begun().at(0, "StepStarted", path="a", attempt=1)
+    history.at(5, "StepFailed", path="a", attempts=1, error=AWAY).step("b", 5, 10)
+    assert bars(history.at(10, "WorkflowCompleted"))["a"] == "▒" * 10 + " " * 10
+
+
 def test_nested_rows_are_indented() -> None:
     history = History().begun().at(0, "StepStarted", path="outer").step("outer/in", 0, 1)
     history.at(2, "StepCompleted", path="outer").at(2, "WorkflowCompleted")
