@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -152,13 +151,15 @@ async def _fork(
 
 
 async def _with_handler(engine: Engine, instance: Instance[Any], modules: Sequence[str]) -> Instance[Any]:
-    """A handle whose workflow the engine has met, where its code is found."""
+    """A handle whose workflow the engine has met, where its code is found; where not, that is said."""
     recording = read_recording(engine._log, instance.id, engine.url)
     if modules:
         return await engine.get(handlers_of(recording, modules).workflow, instance.id)
-    with suppress(click.UsageError):
+    try:
         return await engine.get(handlers_of(recording, ()).workflow, instance.id)
-    return instance
+    except click.UsageError as error:
+        click.echo(f"types of new values are not checked: {error.message}", err=True)
+        return instance
 
 
 def _as_data(done: Forked) -> dict[str, Any]:

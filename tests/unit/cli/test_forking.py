@@ -86,6 +86,18 @@ def test_a_dry_run_records_nothing(place: Path) -> None:
     assert len(history()) == 1
 
 
+def test_values_that_cannot_be_checked_are_told(place: Path) -> None:
+    def wrong() -> Result:
+        return fork("--at", "5", "--set", 'price="cheap"', "--dry-run")
+
+    assert "does not fit the type" in wrong().output
+    sys.modules.pop("forked_shop", None)
+    (place / "forked_shop.py").unlink()
+    done = wrong()
+    assert done.exit_code == 0
+    assert "types of new values are not checked: the handler of workflow 'shop'" in done.stderr
+
+
 def test_a_fork(place: Path) -> None:
     done = fork("--at", "5", "--set", "price=4", "--id", "f-1")
     assert done.exit_code == 0, done.output
