@@ -121,7 +121,9 @@ async def failover(url: str, kills: int) -> list[float]:
             with worker(url, lease_ms) as owner, worker(url, lease_ms):
                 run = await engine.start(endless)
                 await appeared(log, run.id, "StepStarted", 1)
-                (owning,) = [each for each in await engine.workers() if each.holds]
+                # By its claim: workers of earlier rounds may hold what was cancelled as they were killed.
+                claimed = next(event.worker for event in await run.history() if event.type == "RunClaimed")
+                (owning,) = [each for each in await engine.workers() if each.id == claimed]
                 assert owning.pid is not None
                 await asyncio.sleep(chance.uniform(0.5, 1.5))
                 killed = time.monotonic()

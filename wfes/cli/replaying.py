@@ -28,7 +28,7 @@ from wfes.cli.values import DURATION, counted
 from wfes.core.state import Status
 from wfes.engine import Engine
 from wfes.timetravel.histories import read_histories, write_histories
-from wfes.timetravel.many import Answer, Unreplayed, replay_many
+from wfes.timetravel.many import Answer, Unreplayed, replay_many, replay_one
 from wfes.timetravel.recording import Recording, read_recording
 from wfes.timetravel.replay import ReplayReport, replay
 
@@ -237,13 +237,7 @@ def _with_recorded_modules(recordings: Iterator[Recording], *, alone: bool) -> I
                 raise
             yield Unreplayed(recording.id, recording.started.workflow, error.message)
             continue
-        yield replay(
-            handlers.workflow,
-            recording.history,
-            recording.values,
-            workflows=handlers.known,
-            url=recording.url,
-        )
+        yield replay_one(recording, {**handlers.known, handlers.workflow.name: handlers.workflow})
 
 
 def _one(found: list[Recording], wanted: _Wanted, modules: tuple[str, ...], at: int, as_json: bool) -> None:

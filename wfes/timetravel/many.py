@@ -4,18 +4,23 @@ Whoever has a log reads the histories and hands them over as they are stored; th
 today's code by the names of its modules, and give reports back. Handler code that ends its process, as a replay should
 never do, costs the reports of what was handed over with it, and is said so.
 
-Invariants: a bounded number of histories is under way; every history gets one answer, in the order of asking.
+Invariants: a bounded number of histories is under way; every history gets one answer, in the order of asking; handler
+code that never comes to await anything is cut off.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
+import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
@@ -33,6 +38,8 @@ AHEAD = 3
 """How many times that are under way for each process."""
 ALONE_MAX = 2 * TOGETHER
 """So few histories are replayed in this process: another takes longer to begin."""
+SECONDS_MAX = 60.0
+"""How long one replay may take; that of 100,000 events takes a few seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +72,11 @@ def replay_one(recording: Recording, known: Known) -> Answer:
         names = ", ".join(sorted(known)) or "none"
         return Unreplayed(recording.id, name, f"no workflow {name!r} in today's code; it has: {names}")
     try:
-        return replay(workflow, recording.history, recording.values, workflows=known, url=recording.url)
+        with _limited(SECONDS_MAX):
+            return replay(workflow, recording.history, recording.values, workflows=known, url=recording.url)
+    except _TooLong:
+        reason = f"it takes more than {SECONDS_MAX:g} s: look for an endless loop in the handler"
+        return Unreplayed(recording.id, name, reason)
     except Exception as error:  # a defect, or a log that cannot be read: the others are replayed all the same
         return Unreplayed(recording.id, name, f"{type(error).__name__}: {error}")
 
@@ -138,6 +149,33 @@ def _spread(
                 yield from answers
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _TooLong(KeyboardInterrupt):
+    """Leaves handler code as Ctrl-C would: no `except Exception` of it, and no task, keeps that."""
+
+
+@contextmanager
+def _limited(seconds: float) -> Generator[None]:
+    """Raises `_TooLong` in what runs longer; where there are no signals (other threads, other systems) nothing does."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def over(number: int, frame: object) -> None:
+        raise _TooLong
+
+    began = time.monotonic()
+    handler = signal.signal(signal.SIGALRM, over)
+    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        if left:  # somebody else's, who waits on
+            rest = left - (time.monotonic() - began)
+            signal.setitimer(signal.ITIMER_REAL, max(rest, 0.001), interval)
 
 
 def _lost(parts: list[list[Recording]]) -> Iterator[Unreplayed]:

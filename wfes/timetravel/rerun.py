@@ -298,6 +298,9 @@ class _Reading(Execution):
     def schedule(self) -> None:
         """No turn is taken but the walk's own."""
 
+    def abandon(self) -> None:
+        """Nothing is released where nothing is owned; what interrupted the handler goes out of the run."""
+
     def hold(self, kind: str, report: str | Difference) -> None:
         if self.is_leaving:
             return
