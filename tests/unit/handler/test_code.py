@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,15 @@ def test_the_module_of_a_program(tmp_path: Path, command: list[str], module: str
     (tmp_path / "pack").mkdir()
     for name in ("shop.py", "a-b.py", "pack/orders.py", "pack/__main__.py"):
         (tmp_path / name).write_text(PROGRAM)
+    # As a user has it: `-m` finds what lies in the current folder.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
     ran = subprocess.run(
-        [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, *command],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
     )
     assert ran.stdout.strip() == module
